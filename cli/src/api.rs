@@ -1,0 +1,250 @@
+//! The admin API's bodies: what the command line sends and what a host answers.
+//!
+//! One set of types for both sides, so that they cannot drift. Times are
+//! milliseconds since the Unix epoch, durations microseconds, sizes bytes.
+
+use serde::{Deserialize, Serialize};
+
+/// Bytes in JSON: text where they are UTF-8, base64 (RFC 4648, section 4) else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Bytes {
+    /// The bytes are valid UTF-8.
+    Text(String),
+    /// Anything else.
+    Base64(String),
+}
+
+/// `GET /v1/services`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Services {
+    /// All deployed services, by name.
+    pub services: Vec<Summary>,
+}
+
+/// One line of the list of services.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Summary {
+    /// The service's name.
+    pub name: String,
+    /// The digest of the running revision: 64 hexadecimal digits of SHA-256.
+    pub revision: String,
+    /// The manifest's description, or empty.
+    pub description: String,
+    /// Path prefixes it answers, each with its host name before it if it has one.
+    pub routes: Vec<String>,
+    /// Topics it consumes.
+    pub subscribes: Vec<String>,
+    /// What it does now.
+    pub status: Status,
+    /// Events not yet consumed, over all partitions; none while unknown.
+    pub lag: Option<u64>,
+    /// Requests answered since the host started.
+    pub requests: u64,
+    /// Events consumed since the host started.
+    pub events: u64,
+    /// Invocations that failed since the host started.
+    pub failures: u64,
+}
+
+/// What a service does now; the worst of its partitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Serving, and consuming if it subscribes.
+    Running,
+    /// Waiting for the broker to assign partitions.
+    Starting,
+    /// An event failed and is being tried again.
+    Retrying,
+    /// An event keeps failing, or a partition cannot go on: it needs a person.
+    Blocked,
+}
+
+/// `GET /v1/services/{name}`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Detail {
+    /// The line of the list.
+    #[serde(flatten)]
+    pub summary: Summary,
+    /// When this revision was deployed.
+    pub deployed_at: u64,
+    /// Size of the component.
+    pub size: u64,
+    /// Interfaces the component imports.
+    pub imports: Vec<String>,
+    /// Interfaces the component exports.
+    pub exports: Vec<String>,
+    /// The manifest, as TOML.
+    pub manifest: String,
+    /// The consumer group, if it subscribes.
+    pub group: Option<String>,
+    /// Partitions that this host consumes.
+    pub partitions: Vec<Partition>,
+}
+
+/// A partition that a service consumes on this host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Partition {
+    /// The topic.
+    pub topic: String,
+    /// The partition's number.
+    pub partition: i32,
+    /// The offset of the next event to commit.
+    pub position: i64,
+    /// Events between that and the partition's end; none while unknown.
+    pub lag: Option<u64>,
+    /// What it does now.
+    pub status: Status,
+    /// Which attempt the event at its head is in; 0 if it has not failed.
+    pub attempt: u32,
+    /// Why it failed last.
+    pub error: Option<String>,
+}
+
+/// `POST /v1/services`: what a deploy did.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Deployed {
+    /// The service's name.
+    pub name: String,
+    /// The revision that runs now.
+    pub revision: String,
+    /// The revision that ran before; the same digest if nothing changed.
+    pub previous: Option<String>,
+    /// Path prefixes it answers.
+    pub routes: Vec<String>,
+    /// Topics it consumes.
+    pub subscribes: Vec<String>,
+    /// Topics that did not exist and were created.
+    pub created_topics: Vec<String>,
+    /// Time the compiler took; none if the component was in the cache.
+    pub compile_us: Option<u64>,
+    /// Where the service's routes are served: `http://127.0.0.1:8080`.
+    pub url: String,
+}
+
+/// `DELETE /v1/services/{name}`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Removed {
+    /// The service's name.
+    pub name: String,
+    /// The revision that ran.
+    pub revision: String,
+}
+
+/// `POST /v1/services/{name}/invoke`: run a handler once, by hand.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Invoke {
+    /// Call the HTTP handler.
+    Request(Request),
+    /// Call the event handler.
+    Event(Event),
+}
+
+/// A request made by hand.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// Upper case.
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    /// Header fields.
+    #[serde(default)]
+    pub headers: Vec<(String, String)>,
+    /// The body, if any.
+    #[serde(default)]
+    pub body: Option<Bytes>,
+}
+
+/// An event made by hand.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Event {
+    /// One of the topics that the service subscribes to.
+    pub topic: String,
+    /// Default 0: also the shard whose state the handler sees.
+    #[serde(default)]
+    pub partition: u32,
+    /// Default 0.
+    #[serde(default)]
+    pub offset: u64,
+    /// Null or missing: no key.
+    #[serde(default)]
+    pub key: Option<Bytes>,
+    /// Null or missing: a tombstone.
+    #[serde(default)]
+    pub value: Option<Bytes>,
+    /// Record headers.
+    #[serde(default)]
+    pub headers: Vec<(String, Bytes)>,
+}
+
+/// What came of an invocation by hand. Its effects were not committed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Invoked {
+    /// The revision that ran.
+    pub revision: String,
+    /// `ok`, `retry`, `reject`, `trap`, `timeout`, `memory` or `invalid`.
+    pub outcome: String,
+    /// What went wrong, unless the outcome is `ok`.
+    pub error: Option<String>,
+    /// How long the call took.
+    pub duration_us: u64,
+    /// The response, for a request that was answered.
+    pub response: Option<Response>,
+    /// Events that would have been published, in order.
+    pub published: Vec<Message>,
+    /// Rows that would have been written, one a key, in order of table and key.
+    pub written: Vec<Row>,
+}
+
+/// A response of a handler.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Response {
+    /// Status code.
+    pub status: u16,
+    /// Header fields.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// An event that a handler published.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Message {
+    /// Where to.
+    pub topic: String,
+    /// The key, if any.
+    pub key: Option<Bytes>,
+    /// The value; none is a tombstone.
+    pub value: Option<Bytes>,
+    /// Record headers.
+    pub headers: Vec<(String, Option<Bytes>)>,
+}
+
+/// A row that a handler wrote.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Row {
+    /// The table.
+    pub table: String,
+    /// The key.
+    pub key: Bytes,
+    /// The value; none where the row was deleted.
+    pub value: Option<Bytes>,
+}
+
+/// An error of the admin API: a problem document (RFC 9457).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Problem {
+    /// Names the kind of problem: `about:blank` or `urn:tidemill:problem:…`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The kind in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What happened and what to do.
+    pub detail: String,
+}

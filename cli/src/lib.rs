@@ -1,0 +1,3 @@
+//! The client side of the `tidemill` command.
+
+pub mod api;
