@@ -1,0 +1,159 @@
+# Everything that is done with this repository. `make` alone lists it.
+#
+# There is one cargo profile, release: wasmtime and librdkafka are built once,
+# for running, for tests and for measuring. Guests have the profile `guest`.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Recipes run one after the other: cargo uses all cores by itself.
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+TIDEMILL := $(TARGET)/release/tidemill
+COMPONENTS := $(TARGET)/tidemill
+SEEDS := user order event
+GUESTS := misbehave
+WASM := wasm32-wasip2
+CARGO := cargo
+VENV := $(TARGET)/venv
+
+# make run KAFKA=127.0.0.1:9092 ARGS="--data-dir shop"
+KAFKA ?=
+ARGS ?=
+# make kafka KAFKA_PORT=9092
+KAFKA_PORT ?= 9092
+# make test TESTS=seeds
+TESTS ?=
+
+export KAFKA_DIST ?= $(abspath $(TARGET)/kafka/dist)
+export TIDEMILL_BIN ?= $(abspath $(TIDEMILL))
+export TIDEMILL_COMPONENTS ?= $(abspath $(COMPONENTS))
+export TIDEMILL_VENV ?= $(abspath $(VENV))
+
+# $(call need,command,what for and how to get it)
+need = command -v $(1) >/dev/null 2>&1 || { echo "make: \`$(1)\` is not installed: $(2)" >&2; exit 1; }
+
+.PHONY: help
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  make run KAFKA=127.0.0.1:9092 ARGS=\"--http 127.0.0.1:9000\""
+	@echo "  make kafka KAFKA_PORT=9092        make test TESTS=seeds"
+
+# ---------------------------------------------------------------- running
+
+.PHONY: run
+run: seeds ## build everything and serve the three seed services; Ctrl-C ends it
+	@exec $(TIDEMILL) serve $(foreach seed,$(SEEDS),--deploy $(COMPONENTS)/$(seed).wasm) \
+		$(if $(KAFKA),--kafka $(KAFKA)) $(ARGS)
+
+.PHONY: kafka
+kafka: ## run a real Kafka in the foreground, data in target/kafka; Ctrl-C ends it
+	@kafka/kafka fetch
+	@echo "Kafka on 127.0.0.1:$(KAFKA_PORT), data in $(TARGET)/kafka/$(KAFKA_PORT); then: make run KAFKA=127.0.0.1:$(KAFKA_PORT)"
+	@# 130 and 143 are Ctrl-C and SIGTERM: how it is meant to end.
+	@kafka/kafka run $(TARGET)/kafka/$(KAFKA_PORT) $(KAFKA_PORT) $$(($(KAFKA_PORT) + 1)) \
+		|| { code=$$?; [ $$code -eq 130 ] || [ $$code -eq 143 ] || exit $$code; }
+
+# --------------------------------------------------------------- building
+
+.PHONY: build
+build: $(TARGET)/.toolchain ## build the host, target/release/tidemill
+	@$(CARGO) build --release --locked -p tidemill-host
+
+.PHONY: seeds
+seeds: build ## build the seed services to target/tidemill
+	@for seed in $(SEEDS); do \
+		$(TIDEMILL) build --profile guest handlers/$$seed || exit 1; \
+	done
+
+.PHONY: guests
+guests: $(TARGET)/.toolchain ## build the misbehaving components of the tests
+	@$(CARGO) build --locked --profile guest --target $(WASM) $(GUESTS:%=-p tidemill-guest-%)
+	@mkdir -p $(COMPONENTS)/guests
+	@for guest in $(GUESTS); do \
+		cp $(TARGET)/$(WASM)/guest/tidemill_guest_$$guest.wasm $(COMPONENTS)/guests/$$guest.wasm || exit 1; \
+	done
+
+# rustup may be told not to install by itself what rust-toolchain.toml names
+# (RUSTUP_AUTO_INSTALL=0), so it is asked.
+$(TARGET)/.toolchain: rust-toolchain.toml
+	@$(call need,rustup,see rustup.rs)
+	@$(call need,cc,a C compiler builds librdkafka (Debian: apt install build-essential))
+	@rustup target list --installed 2>/dev/null | grep -qx $(WASM) \
+		&& $(CARGO) fmt --version >/dev/null 2>&1 && $(CARGO) clippy --version >/dev/null 2>&1 \
+		|| { rustup target add $(WASM) && rustup component add rustfmt clippy; } \
+		|| rustup toolchain install --no-self-update
+	@mkdir -p $(TARGET) && touch $@
+
+# --------------------------------------------------------------- checking
+
+.PHONY: ci
+ci: fmt-check lint doc deny test ## what CI runs: all checks and all tests
+
+.PHONY: test
+test: seeds guests venv ## run all tests, on the embedded broker and on a real Kafka
+	@kafka/kafka fetch
+	@$(CARGO) test --release --locked --workspace $(if $(TESTS),-- $(TESTS))
+
+.PHONY: fmt
+fmt: $(TARGET)/.toolchain ## format all code
+	@$(CARGO) fmt --all
+
+.PHONY: fmt-check
+fmt-check: $(TARGET)/.toolchain
+	@$(CARGO) fmt --all --check || { echo "make: run \`make fmt\`" >&2; exit 1; }
+
+.PHONY: lint
+lint: $(TARGET)/.toolchain ## clippy over everything, warnings are errors
+	@$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	@$(CARGO) clippy --locked --profile guest --target $(WASM) $(SEEDS:%=-p %) $(GUESTS:%=-p tidemill-guest-%) -- -D warnings
+
+.PHONY: doc
+doc: $(TARGET)/.toolchain ## build the API documentation, warnings are errors
+	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps
+
+# cargo-deny is a program of its own. Where it cannot be had, the checks that
+# need no advisory database or no program are not faked: it is said.
+.PHONY: deny
+deny: ## check licences and advisories with cargo-deny
+	@if command -v cargo-deny >/dev/null 2>&1; then \
+		$(CARGO) deny --workspace check licenses bans sources && \
+		{ $(CARGO) deny --workspace fetch db >/dev/null 2>&1 \
+			&& $(CARGO) deny --workspace check advisories \
+			|| echo "make deny: NOT CHECKED: advisories; the advisory database cannot be fetched here" >&2; }; \
+	else \
+		echo "make deny: NOT CHECKED: licences and advisories; cargo-deny is not installed (cargo install --locked cargo-deny)" >&2; \
+	fi
+
+# The clients of the services that Tidemill replaces are Python: so is a check.
+.PHONY: venv
+venv: $(VENV)/.requests
+$(VENV)/.requests:
+	@$(call need,python3,the tests use its requests package (Debian: apt install python3 python3-venv))
+	@python3 -m venv $(VENV) || { echo "make: python3 has no venv (Debian: apt install python3-venv)" >&2; exit 1; }
+	@$(VENV)/bin/pip install -q --disable-pip-version-check requests==2.32.5 \
+		|| { echo "make: pip could not install requests" >&2; exit 1; }
+	@touch $@
+
+# -------------------------------------------------------------- measuring
+
+.PHONY: bench
+bench: bench-http bench-events ## measure both hot paths against native code
+
+.PHONY: bench-http
+bench-http: seeds ## a request through a warm handler against native hyper
+	@$(CARGO) run --release --locked -q -p tidemill-bench -- http
+
+.PHONY: bench-events
+bench-events: build guests ## an event through a warm handler against bare rdkafka
+	@kafka/kafka fetch
+	@$(CARGO) run --release --locked -q -p tidemill-bench -- events
+
+# --------------------------------------------------------------- the rest
+
+.PHONY: clean
+clean: ## delete what was built, the fetched Kafka and its data
+	@$(CARGO) clean
