@@ -1,1 +1,158 @@
-//! Manifest.
+//! `service.toml`: what a Tidemill service is called, what it answers and
+//! consumes, what it may do and how much of it.
+//!
+//! A [`Manifest`] that exists is valid: [`Manifest::parse`] checks everything
+//! that can be checked without a component and a broker, and its error names
+//! every mistake with line, column and what to write instead. The reference for
+//! people is `docs/manifest.md`.
+//!
+//! Pure: this crate opens no file and no socket, and knows neither wasmtime nor
+//! Kafka.
+
+mod error;
+mod parse;
+mod rules;
+mod section;
+mod units;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+pub use error::{ManifestError, Problem};
+pub use rules::{RESERVED_PATHS, check_name, check_topic};
+pub use section::{SECTION, SectionError, embed, embedded, is_component};
+
+/// The largest manifest that is read, in bytes.
+pub const MAX_SIZE: usize = 256 * 1024;
+
+/// What a service is: `service.toml`, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// Names the service: `[a-z][a-z0-9-]{0,62}`.
+    pub name: String,
+    /// What it is for, in a line; empty if the manifest says nothing.
+    pub description: String,
+    /// The requests it answers, if it answers any.
+    pub http: Option<Http>,
+    /// The consumer group, where it isn't the name: see [`Manifest::group`].
+    pub group: Option<String>,
+    /// The topics it consumes. No topic is there twice.
+    pub subscribe: Vec<Subscription>,
+    /// What it may do beyond answering.
+    pub grants: Grants,
+    /// How much it may use.
+    pub limits: Limits,
+    /// What it reads through `wasi:config/store`.
+    pub settings: BTreeMap<String, String>,
+}
+
+impl Manifest {
+    /// Reads and checks a manifest. `file` is what errors call it.
+    ///
+    /// # Errors
+    /// Every mistake that was found, in the order of the file.
+    pub fn parse(text: &str, file: &str) -> Result<Self, ManifestError> {
+        parse::manifest(text, file)
+    }
+
+    /// The consumer group: the manifest's, or else the service's name.
+    #[must_use]
+    pub fn group(&self) -> &str {
+        self.group.as_deref().unwrap_or(&self.name)
+    }
+}
+
+/// `[http]`: which requests a service answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http {
+    /// At least one, none twice.
+    pub routes: Vec<Route>,
+}
+
+/// A path prefix, of whole segments, that a service answers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Route {
+    /// Only requests to this host name (lower case, no port); none is any.
+    pub host: Option<String>,
+    /// Begins with `/`, and ends with one only if it is `/`.
+    pub prefix: String,
+}
+
+/// As a manifest writes it: `/orders` or `api.example.com/orders`.
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}{}",
+            self.host.as_deref().unwrap_or_default(),
+            self.prefix
+        )
+    }
+}
+
+/// `[[subscribe]]`: a topic that a service consumes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    /// The topic.
+    pub topic: String,
+    /// Where a group that has no position yet begins.
+    pub start: Start,
+}
+
+/// Where a consumer group without a position begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Start {
+    /// At the oldest event that the topic still has.
+    #[default]
+    Earliest,
+    /// With the next event that comes.
+    Latest,
+}
+
+/// `[grants]`: what a service may do beyond answering. Nothing by default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grants {
+    /// Topics it may publish to.
+    pub publish: Vec<String>,
+    /// Whether it has state.
+    pub state: bool,
+}
+
+/// `[limits]`: how much a service may use. Sizes are bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Linear memory of one instance.
+    pub memory: u64,
+    /// Wall-clock time of one invocation.
+    pub time: Duration,
+    /// Invocations that run at once on one host.
+    pub concurrency: u32,
+    /// Invocations after which an instance is replaced; 1 is a fresh one each.
+    pub reuse: u32,
+    /// A request's body.
+    pub request: u64,
+    /// A response's body.
+    pub response: u64,
+    /// An event that is published, key, value and headers together, and the
+    /// value of a row of state.
+    pub event: u64,
+    /// Events and rows that one invocation may ask for.
+    pub effects: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory: 64 << 20,
+            time: Duration::from_secs(5),
+            concurrency: 64,
+            reuse: 10_000,
+            request: 1 << 20,
+            response: 4 << 20,
+            // A broker takes about 1 MB by default, with the record's framing.
+            event: 999_000,
+            effects: 10_000,
+        }
+    }
+}

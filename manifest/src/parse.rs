@@ -1,0 +1,656 @@
+//! From TOML text to a [`Manifest`]: a walk over the spanned tree that notes
+//! every problem it meets and goes on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::ops::{Range, RangeInclusive};
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeArray, DeTable, DeValue};
+
+use crate::rules::{self, Fault};
+use crate::units;
+use crate::{
+    Grants, Http, Limits, MAX_SIZE, Manifest, ManifestError, Problem, Route, Start, Subscription,
+};
+
+type Span = Range<usize>;
+type Value<'t> = Spanned<DeValue<'t>>;
+
+/// Every key there is, by the table it belongs in; `""` is the top level.
+const KEYS: [(&str, &[&str]); 5] = [
+    (
+        "",
+        &[
+            "name",
+            "description",
+            "group",
+            "http",
+            "subscribe",
+            "grants",
+            "limits",
+            "settings",
+        ],
+    ),
+    ("[http]", &["routes"]),
+    ("[[subscribe]]", &["topic", "start"]),
+    ("[grants]", &["publish", "state"]),
+    (
+        "[limits]",
+        &[
+            "memory",
+            "time",
+            "concurrency",
+            "reuse",
+            "request",
+            "response",
+            "event",
+            "effects",
+        ],
+    ),
+];
+
+pub(crate) fn manifest(text: &str, file: &str) -> Result<Manifest, ManifestError> {
+    let mut reader = Reader {
+        text,
+        problems: Vec::new(),
+    };
+    let manifest = reader.manifest();
+    match manifest {
+        Some(manifest) if reader.problems.is_empty() => Ok(manifest),
+        _ => Err(ManifestError::new(file, reader.problems)),
+    }
+}
+
+struct Reader<'t> {
+    text: &'t str,
+    problems: Vec<Problem>,
+}
+
+impl<'t> Reader<'t> {
+    /// None only together with a problem.
+    fn manifest(&mut self) -> Option<Manifest> {
+        if self.text.len() > MAX_SIZE {
+            let message = format!("a manifest of {} bytes", self.text.len());
+            self.problem(0..0, message, format!("the most is {MAX_SIZE} bytes"));
+            return None;
+        }
+        let (root, errors) = DeTable::parse_recoverable(self.text);
+        for error in &errors {
+            self.syntax(error);
+        }
+        if !errors.is_empty() {
+            return None;
+        }
+        let root = root.get_ref();
+        self.check_keys(root, "");
+
+        let name = self.name(root);
+        let description = self.string(root, "description").map(|(text, _)| text);
+        let http = self.table(root, "http").map(|table| self.http(table));
+        let group = self.group(root);
+        let subscribe = self.subscribe(root);
+        let grants = self.table(root, "grants").map(|table| self.grants(table));
+        let limits = self.table(root, "limits").map(|table| self.limits(table));
+        let settings = self
+            .table(root, "settings")
+            .map(|table| self.settings(table));
+
+        if !root.contains_key("http") && !root.contains_key("subscribe") {
+            self.problem(
+                0..0,
+                "a service without [http] and [[subscribe]] would never be called".to_owned(),
+                "add [http] with routes = [\"/…\"], or [[subscribe]] with topic = \"…\"".to_owned(),
+            );
+        }
+        let grants = grants.unwrap_or_default();
+        if grants.state
+            && !root.contains_key("subscribe")
+            && let Some(span) = key_span(root.get("grants").and_then(as_table), "state")
+        {
+            self.problem(
+                span,
+                "state without a subscription would stay empty".to_owned(),
+                "only event handlers write state: add [[subscribe]], or drop this".to_owned(),
+            );
+        }
+        Some(Manifest {
+            name: name?,
+            description: description.unwrap_or_default(),
+            http,
+            group,
+            subscribe,
+            grants,
+            limits: limits.unwrap_or_default(),
+            settings: settings.unwrap_or_default(),
+        })
+    }
+
+    fn syntax(&mut self, error: &toml::de::Error) {
+        let span = error.span().unwrap_or(0..0);
+        let mut message = error.message().to_owned();
+        let mut help = "this is not TOML: see https://toml.io".to_owned();
+        if message == "duplicate key" {
+            let key = self.text.get(span.clone()).unwrap_or_default();
+            message = format!("{key:?} is given twice");
+            help = "keep one of the two".to_owned();
+        }
+        self.problem(span, message, help);
+    }
+
+    fn name(&mut self, root: &DeTable<'_>) -> Option<String> {
+        if !root.contains_key("name") {
+            self.problem(
+                0..0,
+                "the service has no name".to_owned(),
+                "add name = \"…\" at the top of the file".to_owned(),
+            );
+        }
+        let (name, span) = self.string(root, "name")?;
+        match rules::check_name(&name) {
+            Ok(()) => Some(name),
+            Err(help) => {
+                self.problem(span, format!("{name:?} cannot be a service's name"), help);
+                None
+            }
+        }
+    }
+
+    fn group(&mut self, root: &DeTable<'_>) -> Option<String> {
+        let (group, span) = self.string(root, "group")?;
+        if rules::check_topic(&group).is_err() {
+            self.problem(
+                span,
+                format!("{group:?} cannot be a consumer group's name"),
+                "write 1 to 249 of a-z, A-Z, 0-9, \".\", \"_\" and \"-\"".to_owned(),
+            );
+            return None;
+        }
+        if !root.contains_key("subscribe") {
+            let span = key_span(Some(root), "group").unwrap_or(span);
+            self.problem(
+                span,
+                "a consumer group, but nothing to consume".to_owned(),
+                "add [[subscribe]] with topic = \"…\", or drop this".to_owned(),
+            );
+        }
+        Some(group)
+    }
+
+    fn http(&mut self, (table, header): (&DeTable<'_>, Span)) -> Http {
+        self.check_keys(table, "[http]");
+        let items = self.list(
+            table,
+            "routes",
+            "http.routes",
+            "paths, such as [\"/orders\"]",
+        );
+        let mut routes: Vec<Route> = Vec::new();
+        match &items {
+            Some(items) if items.is_empty() => {
+                let span = table.get("routes").map_or(header, Spanned::span);
+                self.no_routes(span);
+            }
+            None if !table.contains_key("routes") => self.no_routes(header),
+            _ => {}
+        }
+        for (text, span) in items.unwrap_or_default() {
+            match rules::route(&text) {
+                Ok(route) if routes.contains(&route) => self.twice(span, "route", &text),
+                Ok(route) => routes.push(route),
+                Err(fault) => self.fault(span, fault),
+            }
+        }
+        Http { routes }
+    }
+
+    fn no_routes(&mut self, span: Span) {
+        self.problem(
+            span,
+            "[http] without a route".to_owned(),
+            "write routes = [\"/orders\"], or drop [http]".to_owned(),
+        );
+    }
+
+    fn subscribe(&mut self, root: &DeTable<'_>) -> Vec<Subscription> {
+        let Some(value) = root.get("subscribe") else {
+            return Vec::new();
+        };
+        let help = "write a table for each topic: [[subscribe]], below it topic = \"…\"";
+        let DeValue::Array(items) = value.get_ref() else {
+            if let DeValue::Table(_) = value.get_ref() {
+                let message = "[subscribe] is one table, not a list of them".to_owned();
+                self.problem(value.span(), message, "write [[subscribe]]".to_owned());
+            } else {
+                self.wrong_type("subscribe", "a list of tables", value, help);
+            }
+            return Vec::new();
+        };
+        if items.is_empty() {
+            let message = "subscribe is empty".to_owned();
+            self.problem(value.span(), message, help.to_owned());
+        }
+        let mut subscriptions: Vec<Subscription> = Vec::new();
+        for item in items {
+            let DeValue::Table(table) = item.get_ref() else {
+                self.wrong_type("subscribe", "a list of tables", item, help);
+                continue;
+            };
+            self.check_keys(table, "[[subscribe]]");
+            let start = self.start(table);
+            if !table.contains_key("topic") {
+                let message = "[[subscribe]] without a topic".to_owned();
+                self.problem(item.span(), message, "add topic = \"…\"".to_owned());
+            }
+            let Some((topic, span)) = self.string_at(table, "topic", "subscribe.topic") else {
+                continue;
+            };
+            if let Err(help) = rules::check_topic(&topic) {
+                self.problem(span, format!("{topic:?} cannot be a topic"), help);
+            } else if subscriptions.iter().any(|known| known.topic == topic) {
+                self.twice(span, "topic", &topic);
+            } else {
+                subscriptions.push(Subscription { topic, start });
+            }
+        }
+        subscriptions
+    }
+
+    fn start(&mut self, table: &DeTable<'_>) -> Start {
+        match self.string_at(table, "start", "subscribe.start") {
+            None => Start::default(),
+            Some((text, _)) if text == "earliest" => Start::Earliest,
+            Some((text, _)) if text == "latest" => Start::Latest,
+            Some((text, span)) => {
+                self.problem(
+                    span,
+                    format!("a group cannot start at {text:?}"),
+                    "write \"earliest\" (the default) or \"latest\"".to_owned(),
+                );
+                Start::default()
+            }
+        }
+    }
+
+    fn grants(&mut self, (table, _): (&DeTable<'_>, Span)) -> Grants {
+        self.check_keys(table, "[grants]");
+        let mut publish: Vec<String> = Vec::new();
+        let what = "topics, such as [\"user_topic\"]";
+        let items = self.list(table, "publish", "grants.publish", what);
+        for (topic, span) in items.unwrap_or_default() {
+            match rules::check_grant(&topic) {
+                Ok(()) if publish.contains(&topic) => self.twice(span, "topic", &topic),
+                Ok(()) => publish.push(topic),
+                Err(fault) => self.fault(span, fault),
+            }
+        }
+        let mut state = false;
+        if let Some(value) = table.get("state") {
+            match value.get_ref() {
+                DeValue::Boolean(granted) => state = *granted,
+                _ => self.wrong_type("grants.state", "true or false", value, "write state = true"),
+            }
+        }
+        Grants { publish, state }
+    }
+
+    fn limits(&mut self, (table, _): (&DeTable<'_>, Span)) -> Limits {
+        self.check_keys(table, "[limits]");
+        let default = Limits::default();
+        let limits = Limits {
+            memory: self.size(table, "memory", 1 << 20..=4 << 30, default.memory),
+            time: self.time(table, default.time),
+            concurrency: self.count(table, "concurrency", 1..=10_000, default.concurrency),
+            reuse: self.count(table, "reuse", 1..=1_000_000_000, default.reuse),
+            request: self.size(table, "request", 1..=1 << 30, default.request),
+            response: self.size(table, "response", 1..=1 << 30, default.response),
+            event: self.size(table, "event", 1..=100 << 20, default.event),
+            effects: self.count(table, "effects", 1..=1_000_000, default.effects),
+        };
+        for (key, size) in [
+            ("request", limits.request),
+            ("response", limits.response),
+            ("event", limits.event),
+        ] {
+            let Some(value) = table.get(key) else {
+                continue;
+            };
+            if size > limits.memory {
+                let message = format!(
+                    "limits.{key} ({}) is more than limits.memory ({})",
+                    units::show_size(size),
+                    units::show_size(limits.memory)
+                );
+                let help = "a handler holds it in its memory: raise memory, or lower this";
+                self.problem(value.span(), message, help.to_owned());
+            }
+        }
+        limits
+    }
+
+    fn settings(&mut self, (table, _): (&DeTable<'_>, Span)) -> BTreeMap<String, String> {
+        let mut settings = BTreeMap::new();
+        for (key, value) in table {
+            match value.get_ref() {
+                DeValue::String(text) => {
+                    settings.insert(key.get_ref().to_string(), text.to_string());
+                }
+                _ => {
+                    let source = self.text.get(value.span()).unwrap_or_default().trim();
+                    let help = if source.contains(['"', '\n', '[', '{']) || source.is_empty() {
+                        "settings are text: write \"…\"".to_owned()
+                    } else {
+                        format!("settings are text: write \"{source}\"")
+                    };
+                    let path = format!("settings.{}", key.get_ref());
+                    self.wrong_type(&path, "a string", value, &help);
+                }
+            }
+        }
+        settings
+    }
+
+    fn size(
+        &mut self,
+        table: &DeTable<'_>,
+        key: &str,
+        range: RangeInclusive<u64>,
+        default: u64,
+    ) -> u64 {
+        let Some(value) = table.get(key) else {
+            return default;
+        };
+        let path = format!("limits.{key}");
+        let read = match value.get_ref() {
+            DeValue::Integer(number) => integer(number).unwrap_or(i128::MAX),
+            DeValue::String(text) => match units::size(text) {
+                Ok(bytes) => i128::from(bytes),
+                Err(help) => {
+                    self.problem(value.span(), format!("{path} cannot be {text:?}"), help);
+                    return default;
+                }
+            },
+            _ => {
+                self.wrong_type(&path, "a size", value, units::SIZE_HELP);
+                return default;
+            }
+        };
+        self.within(&path, read, range, value.span(), default, |bytes| {
+            units::show_size(bytes)
+        })
+    }
+
+    fn count(
+        &mut self,
+        table: &DeTable<'_>,
+        key: &str,
+        range: RangeInclusive<u32>,
+        default: u32,
+    ) -> u32 {
+        let Some(value) = table.get(key) else {
+            return default;
+        };
+        let path = format!("limits.{key}");
+        let DeValue::Integer(number) = value.get_ref() else {
+            let help = format!("write a number without quotes, such as {key} = {default}");
+            self.wrong_type(&path, "a number", value, &help);
+            return default;
+        };
+        let read = integer(number).unwrap_or(i128::MAX);
+        let wide = u64::from(*range.start())..=u64::from(*range.end());
+        let number = self.within(&path, read, wide, value.span(), default.into(), |n| n);
+        u32::try_from(number).unwrap_or(default)
+    }
+
+    fn time(&mut self, table: &DeTable<'_>, default: Duration) -> Duration {
+        const RANGE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(600);
+        let Some(value) = table.get("time") else {
+            return default;
+        };
+        let text = match value.get_ref() {
+            DeValue::String(text) => text,
+            DeValue::Integer(number) => {
+                let number = number.as_str();
+                let help = format!("which unit? Write \"{number}s\" or \"{number}ms\"");
+                self.wrong_type("limits.time", "a duration", value, &help);
+                return default;
+            }
+            _ => {
+                self.wrong_type("limits.time", "a duration", value, units::TIME_HELP);
+                return default;
+            }
+        };
+        match units::duration(text) {
+            Ok(time) if RANGE.contains(&time) => time,
+            Ok(_) => {
+                self.out_of_range(
+                    "limits.time",
+                    text,
+                    units::show_duration(*RANGE.start()),
+                    units::show_duration(*RANGE.end()),
+                    value.span(),
+                );
+                default
+            }
+            Err(help) => {
+                let message = format!("limits.time cannot be {text:?}");
+                self.problem(value.span(), message, help);
+                default
+            }
+        }
+    }
+
+    fn within<D: Display>(
+        &mut self,
+        path: &str,
+        value: i128,
+        range: RangeInclusive<u64>,
+        span: Span,
+        default: u64,
+        show: impl Fn(u64) -> D,
+    ) -> u64 {
+        match u64::try_from(value) {
+            Ok(value) if range.contains(&value) => value,
+            Ok(value) => {
+                let (least, most) = (show(*range.start()), show(*range.end()));
+                self.out_of_range(path, show(value), least, most, span);
+                default
+            }
+            Err(_) => {
+                let (least, most) = (show(*range.start()), show(*range.end()));
+                self.out_of_range(path, value, least, most, span);
+                default
+            }
+        }
+    }
+
+    fn out_of_range(
+        &mut self,
+        path: &str,
+        value: impl Display,
+        least: impl Display,
+        most: impl Display,
+        span: Span,
+    ) {
+        self.problem(
+            span,
+            format!("{path} cannot be {value}"),
+            format!("it is at least {least} and at most {most}"),
+        );
+    }
+
+    /// A table by its key, with the place to point at for what it lacks.
+    fn table<'v>(&mut self, root: &'v DeTable<'t>, key: &str) -> Option<(&'v DeTable<'t>, Span)> {
+        let value = root.get(key)?;
+        match value.get_ref() {
+            DeValue::Table(table) => Some((table, value.span())),
+            DeValue::Array(items) if items.iter().any(|item| as_table(item).is_some()) => {
+                let message = format!("[[{key}]] is a list of tables, not one");
+                self.problem(value.span(), message, format!("write [{key}], once"));
+                None
+            }
+            _ => {
+                let help = format!("write [{key}] on a line of its own, its keys below it");
+                self.wrong_type(key, "a table", value, &help);
+                None
+            }
+        }
+    }
+
+    fn string(&mut self, table: &DeTable<'_>, key: &str) -> Option<(String, Span)> {
+        self.string_at(table, key, key)
+    }
+
+    fn string_at(&mut self, table: &DeTable<'_>, key: &str, path: &str) -> Option<(String, Span)> {
+        let value = table.get(key)?;
+        if let DeValue::String(text) = value.get_ref() {
+            return Some((text.to_string(), value.span()));
+        }
+        let help = format!("write {key} = \"…\"");
+        self.wrong_type(path, "a string", value, &help);
+        None
+    }
+
+    /// A list of strings; none if there is none or it isn't one.
+    fn list(
+        &mut self,
+        table: &DeTable<'_>,
+        key: &str,
+        path: &str,
+        what: &str,
+    ) -> Option<Vec<(String, Span)>> {
+        let value = table.get(key)?;
+        let items: &DeArray<'_> = match value.get_ref() {
+            DeValue::Array(items) => items,
+            DeValue::String(text) => {
+                let help = format!("write it in brackets: {key} = [{text:?}]");
+                self.wrong_type(path, &format!("a list of {what}"), value, &help);
+                return None;
+            }
+            _ => {
+                let help = format!("write {key} = [\"…\"]");
+                self.wrong_type(path, &format!("a list of {what}"), value, &help);
+                return None;
+            }
+        };
+        let mut texts = Vec::new();
+        for item in items {
+            if let DeValue::String(text) = item.get_ref() {
+                texts.push((text.to_string(), item.span()));
+            } else {
+                let help = "each of them is a string, in quotes";
+                self.wrong_type(path, &format!("a list of {what}"), item, help);
+            }
+        }
+        Some(texts)
+    }
+
+    fn check_keys(&mut self, table: &DeTable<'_>, place: &str) {
+        let allowed: &[&str] = KEYS
+            .iter()
+            .find(|(name, _)| *name == place)
+            .map_or(&[], |(_, keys)| keys);
+        let shown = if place.is_empty() {
+            "at the top level"
+        } else {
+            place
+        };
+        let unknown = table
+            .iter()
+            .filter(|(key, _)| !allowed.contains(&key.get_ref().as_ref()));
+        for (key, _) in unknown {
+            let name = key.get_ref();
+            let keys = format!("the keys {shown} are {}", allowed.join(", "));
+            let hint = match (nearest(name, allowed), home(name)) {
+                (Some(near), _) => format!("did you mean \"{near}\"? {}", capital(&keys)),
+                (None, Some("")) => {
+                    format!("\"{name}\" goes at the top of the file, above the first [table]")
+                }
+                (None, Some(home)) => format!("\"{name}\" goes below {home}"),
+                (None, None) => keys,
+            };
+            let place = if place.is_empty() {
+                String::new()
+            } else {
+                format!(" in {place}")
+            };
+            self.problem(key.span(), format!("unknown key {name:?}{place}"), hint);
+        }
+    }
+
+    fn wrong_type(&mut self, path: &str, expected: &str, found: &Value<'_>, help: &str) {
+        let found_type = match found.get_ref() {
+            DeValue::String(_) => "a string",
+            DeValue::Integer(_) | DeValue::Float(_) => "a number",
+            DeValue::Boolean(_) => "true or false",
+            DeValue::Datetime(_) => "a date or time",
+            DeValue::Array(_) => "a list",
+            DeValue::Table(_) => "a table",
+        };
+        let message = format!("{path} has to be {expected}, and is {found_type}");
+        self.problem(found.span(), message, help.to_owned());
+    }
+
+    fn twice(&mut self, span: Span, what: &str, text: &str) {
+        let message = format!("{what} {text:?} is given twice");
+        self.problem(span, message, "keep one of the two".to_owned());
+    }
+
+    fn fault(&mut self, span: Span, (message, help): Fault) {
+        self.problem(span, message, help);
+    }
+
+    fn problem(&mut self, span: Span, message: String, help: String) {
+        self.problems
+            .push(Problem::new(self.text, span, message, help));
+    }
+}
+
+/// The allowed key that was probably meant.
+fn nearest<'k>(name: &str, allowed: &[&'k str]) -> Option<&'k str> {
+    let name = name.to_ascii_lowercase().replace('-', "_");
+    let name = name.get(..64).unwrap_or(&name);
+    allowed
+        .iter()
+        .map(|key| (strsim::damerau_levenshtein(name, key), *key))
+        .filter(|(distance, key)| *distance <= 1 + key.len() / 4)
+        .min()
+        .map(|(_, key)| key)
+}
+
+/// The table that a key belongs in, if there is just one.
+fn home(name: &str) -> Option<&'static str> {
+    let homes: BTreeSet<&str> = KEYS
+        .iter()
+        .filter(|(_, keys)| keys.contains(&name))
+        .map(|(place, _)| *place)
+        .collect();
+    match (homes.len(), homes.first()) {
+        (1, Some(home)) => Some(home),
+        _ => None,
+    }
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars
+        .next()
+        .map(|first| first.to_uppercase().chain(chars).collect())
+        .unwrap_or_default()
+}
+
+fn integer(number: &toml::de::DeInteger<'_>) -> Option<i128> {
+    i128::from_str_radix(number.as_str(), number.radix()).ok()
+}
+
+fn as_table<'v, 't>(value: &'v Value<'t>) -> Option<&'v DeTable<'t>> {
+    match value.get_ref() {
+        DeValue::Table(table) => Some(table),
+        _ => None,
+    }
+}
+
+fn key_span(table: Option<&DeTable<'_>>, key: &str) -> Option<Span> {
+    table?.get_key_value(key).map(|(key, _)| key.span())
+}
