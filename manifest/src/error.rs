@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
-/// Problems that are shown; further ones are counted.
+/// Problems that are shown, out of those that were noted.
 const SHOWN: usize = 20;
 
 /// Characters of a source line that are shown.
@@ -112,10 +112,10 @@ impl fmt::Display for ManifestError {
             )?;
             write!(f, " {gutter} = {help}")?;
         }
-        match self.problems.len().saturating_sub(SHOWN) {
-            0 => Ok(()),
-            more => write!(f, "\n\nand {more} more"),
+        if self.problems.len() > SHOWN {
+            f.write_str("\n\nand more")?;
         }
+        Ok(())
     }
 }
 

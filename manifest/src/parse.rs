@@ -18,6 +18,9 @@ use crate::{
 type Span = Range<usize>;
 type Value<'t> = Spanned<DeValue<'t>>;
 
+/// Problems that are noted; what comes after so many says nothing new.
+const MOST: usize = 100;
+
 /// Every key there is, by the table it belongs in; `""` is the top level.
 const KEYS: [(&str, &[&str]); 5] = [
     (
@@ -84,7 +87,22 @@ impl<'t> Reader<'t> {
             return None;
         }
         let root = root.get_ref();
-        self.check_keys(root, "");
+        let meant = self.check_keys(root, "");
+        let lacks = |key| !root.contains_key(key) && !meant.contains(&key);
+        if lacks("name") {
+            self.problem(
+                0..0,
+                "the service has no name".to_owned(),
+                "add name = \"…\" at the top of the file".to_owned(),
+            );
+        }
+        if lacks("http") && lacks("subscribe") {
+            self.problem(
+                0..0,
+                "a service without [http] or [[subscribe]] would never be called".to_owned(),
+                "add [http] with routes = [\"/…\"], or [[subscribe]] with topic = \"…\"".to_owned(),
+            );
+        }
 
         let name = self.name(root);
         let description = self.string(root, "description").map(|(text, _)| text);
@@ -97,13 +115,6 @@ impl<'t> Reader<'t> {
             .table(root, "settings")
             .map(|table| self.settings(table));
 
-        if !root.contains_key("http") && !root.contains_key("subscribe") {
-            self.problem(
-                0..0,
-                "a service without [http] and [[subscribe]] would never be called".to_owned(),
-                "add [http] with routes = [\"/…\"], or [[subscribe]] with topic = \"…\"".to_owned(),
-            );
-        }
         let grants = grants.unwrap_or_default();
         if grants.state
             && !root.contains_key("subscribe")
@@ -140,13 +151,6 @@ impl<'t> Reader<'t> {
     }
 
     fn name(&mut self, root: &DeTable<'_>) -> Option<String> {
-        if !root.contains_key("name") {
-            self.problem(
-                0..0,
-                "the service has no name".to_owned(),
-                "add name = \"…\" at the top of the file".to_owned(),
-            );
-        }
         let (name, span) = self.string(root, "name")?;
         match rules::check_name(&name) {
             Ok(()) => Some(name),
@@ -179,7 +183,7 @@ impl<'t> Reader<'t> {
     }
 
     fn http(&mut self, (table, header): (&DeTable<'_>, Span)) -> Http {
-        self.check_keys(table, "[http]");
+        let meant = self.check_keys(table, "[http]");
         let items = self.list(
             table,
             "routes",
@@ -192,7 +196,9 @@ impl<'t> Reader<'t> {
                 let span = table.get("routes").map_or(header, Spanned::span);
                 self.no_routes(span);
             }
-            None if !table.contains_key("routes") => self.no_routes(header),
+            None if !table.contains_key("routes") && !meant.contains(&"routes") => {
+                self.no_routes(header)
+            }
             _ => {}
         }
         for (text, span) in items.unwrap_or_default() {
@@ -237,9 +243,9 @@ impl<'t> Reader<'t> {
                 self.wrong_type("subscribe", "a list of tables", item, help);
                 continue;
             };
-            self.check_keys(table, "[[subscribe]]");
+            let meant = self.check_keys(table, "[[subscribe]]");
             let start = self.start(table);
-            if !table.contains_key("topic") {
+            if !table.contains_key("topic") && !meant.contains(&"topic") {
                 let message = "[[subscribe]] without a topic".to_owned();
                 self.problem(item.span(), message, "add topic = \"…\"".to_owned());
             }
@@ -393,8 +399,8 @@ impl<'t> Reader<'t> {
         };
         let path = format!("limits.{key}");
         let DeValue::Integer(number) = value.get_ref() else {
-            let help = format!("write a number without quotes, such as {key} = {default}");
-            self.wrong_type(&path, "a number", value, &help);
+            let help = format!("write digits without quotes, such as {key} = {default}");
+            self.wrong_type(&path, "a whole number", value, &help);
             return default;
         };
         let read = integer(number).unwrap_or(i128::MAX);
@@ -546,15 +552,18 @@ impl<'t> Reader<'t> {
         Some(texts)
     }
 
-    fn check_keys(&mut self, table: &DeTable<'_>, place: &str) {
-        let allowed: &[&str] = KEYS
+    /// Names the keys that a table can't have. Returns the ones that were
+    /// probably meant, which aren't missing then.
+    fn check_keys(&mut self, table: &DeTable<'_>, place: &str) -> Vec<&'static str> {
+        let mut meant = Vec::new();
+        let allowed: &[&'static str] = KEYS
             .iter()
             .find(|(name, _)| *name == place)
             .map_or(&[], |(_, keys)| keys);
         let shown = if place.is_empty() {
-            "at the top level"
+            "at the top level".to_owned()
         } else {
-            place
+            format!("in {place}")
         };
         let unknown = table
             .iter()
@@ -562,7 +571,9 @@ impl<'t> Reader<'t> {
         for (key, _) in unknown {
             let name = key.get_ref();
             let keys = format!("the keys {shown} are {}", allowed.join(", "));
-            let hint = match (nearest(name, allowed), home(name)) {
+            let near = nearest(name, allowed).filter(|near| !table.contains_key(*near));
+            meant.extend(near);
+            let hint = match (near, home(name)) {
                 (Some(near), _) => format!("did you mean \"{near}\"? {}", capital(&keys)),
                 (None, Some("")) => {
                     format!("\"{name}\" goes at the top of the file, above the first [table]")
@@ -577,18 +588,20 @@ impl<'t> Reader<'t> {
             };
             self.problem(key.span(), format!("unknown key {name:?}{place}"), hint);
         }
+        meant
     }
 
     fn wrong_type(&mut self, path: &str, expected: &str, found: &Value<'_>, help: &str) {
         let found_type = match found.get_ref() {
             DeValue::String(_) => "a string",
-            DeValue::Integer(_) | DeValue::Float(_) => "a number",
-            DeValue::Boolean(_) => "true or false",
+            DeValue::Integer(_) => "a number",
+            DeValue::Float(_) => "a fraction",
+            DeValue::Boolean(_) => "a boolean",
             DeValue::Datetime(_) => "a date or time",
             DeValue::Array(_) => "a list",
             DeValue::Table(_) => "a table",
         };
-        let message = format!("{path} has to be {expected}, and is {found_type}");
+        let message = format!("{path} has to be {expected}, but is {found_type}");
         self.problem(found.span(), message, help.to_owned());
     }
 
@@ -602,8 +615,10 @@ impl<'t> Reader<'t> {
     }
 
     fn problem(&mut self, span: Span, message: String, help: String) {
-        self.problems
-            .push(Problem::new(self.text, span, message, help));
+        if self.problems.len() < MOST {
+            self.problems
+                .push(Problem::new(self.text, span, message, help));
+        }
     }
 }
 

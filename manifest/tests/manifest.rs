@@ -1,0 +1,187 @@
+//! What a good manifest means, and that no text whatever is more than an error.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tidemill_manifest::{
+    Grants, Http, Limits, MAX_SIZE, Manifest, Route, Start, Subscription, embed, embedded,
+};
+
+const EVERYTHING: &str = r#"
+name = "order"
+description = "Orders, made from users"
+group = "orders.v2"
+
+[http]
+routes = ["/orders", "api.example.com/v1/orders", "shop.example.com/"]
+
+[[subscribe]]
+topic = "user_topic"
+
+[[subscribe]]
+topic = "cart_topic"
+start = "latest"
+
+[grants]
+publish = ["order_topic", "order.audit"]
+state = true
+
+[limits]
+memory = "128 MiB"
+time = "250ms"
+concurrency = 8
+reuse = 1
+request = "500 kB"
+response = 2_000_000
+event = "10 MiB"
+effects = 100
+
+[settings]
+greeting = "hello"
+"a key with spaces" = ""
+"#;
+
+#[test]
+fn everything_is_read() {
+    let manifest = Manifest::parse(EVERYTHING, "service.toml").expect("it is valid");
+    let route = |host: Option<&str>, prefix: &str| Route {
+        host: host.map(str::to_owned),
+        prefix: prefix.to_owned(),
+    };
+    let expected = Manifest {
+        name: "order".to_owned(),
+        description: "Orders, made from users".to_owned(),
+        http: Some(Http {
+            routes: vec![
+                route(None, "/orders"),
+                route(Some("api.example.com"), "/v1/orders"),
+                route(Some("shop.example.com"), "/"),
+            ],
+        }),
+        group: Some("orders.v2".to_owned()),
+        subscribe: vec![
+            Subscription {
+                topic: "user_topic".to_owned(),
+                start: Start::Earliest,
+            },
+            Subscription {
+                topic: "cart_topic".to_owned(),
+                start: Start::Latest,
+            },
+        ],
+        grants: Grants {
+            publish: vec!["order_topic".to_owned(), "order.audit".to_owned()],
+            state: true,
+        },
+        limits: Limits {
+            memory: 128 << 20,
+            time: Duration::from_millis(250),
+            concurrency: 8,
+            reuse: 1,
+            request: 500_000,
+            response: 2_000_000,
+            event: 10 << 20,
+            effects: 100,
+        },
+        settings: BTreeMap::from([
+            ("greeting".to_owned(), "hello".to_owned()),
+            ("a key with spaces".to_owned(), String::new()),
+        ]),
+    };
+    assert_eq!(manifest, expected);
+    assert_eq!(manifest.group(), "orders.v2");
+}
+
+#[test]
+fn the_least_gets_safe_defaults() {
+    let text = "name = \"hello\"\n[http]\nroutes = [\"/hello\"]\n";
+    let manifest = Manifest::parse(text, "service.toml").expect("it is valid");
+    assert_eq!(manifest.group(), "hello");
+    assert_eq!(manifest.description, "");
+    assert_eq!(manifest.grants, Grants::default());
+    assert!(!manifest.grants.state && manifest.grants.publish.is_empty());
+    assert_eq!(manifest.limits, Limits::default());
+}
+
+#[test]
+fn a_manifest_travels_in_a_component() {
+    let component = embed(b"\0asm\x0d\0\x01\0", EVERYTHING);
+    let text = embedded(&component)
+        .expect("a component")
+        .expect("a manifest");
+    assert_eq!(text, EVERYTHING);
+}
+
+#[test]
+fn problems_come_in_the_order_of_the_file_with_their_places() {
+    let text = "name = \"order\"\n[http]\nroutes = [\"/a\", \"b\"]\n[limits]\nfoo = 1\n";
+    let error = Manifest::parse(text, "service.toml").expect_err("it is not valid");
+    let places: Vec<_> = error
+        .problems()
+        .iter()
+        .map(|problem| (problem.line, problem.column))
+        .collect();
+    assert_eq!(places, [(3, 17), (5, 1)]);
+    assert_eq!(error.file(), "service.toml");
+}
+
+#[test]
+fn hostile_text_is_an_error_and_no_more() {
+    let deep = format!("a = {}", "[".repeat(100_000));
+    let tables = format!("[{}a]", "a.".repeat(10_000));
+    let many = "x = 1\n".repeat(10_000);
+    let large = "#".repeat(MAX_SIZE + 1);
+    for text in [&deep, &tables, &many, &large] {
+        let error = Manifest::parse(text, "service.toml").expect_err("it is not valid");
+        assert!(error.to_string().len() < 100_000);
+    }
+}
+
+/// A fixed generator (xorshift), so that a failure can be repeated.
+fn random(seed: &mut u64) -> usize {
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 7;
+    *seed ^= *seed << 17;
+    *seed as usize
+}
+
+#[test]
+fn a_damaged_manifest_is_survived() {
+    let mut seed = 0x5eed;
+    let odd = [
+        "\"",
+        "[",
+        "]",
+        "=",
+        "\n",
+        "ä",
+        "\u{1f600}",
+        "\0",
+        "\r",
+        "{",
+        ".",
+        "9",
+        "'''",
+    ];
+    for _ in 0..5_000 {
+        let mut text = EVERYTHING.to_owned();
+        for _ in 0..1 + random(&mut seed) % 4 {
+            let mut at = random(&mut seed) % text.len();
+            while !text.is_char_boundary(at) {
+                at -= 1;
+            }
+            match random(&mut seed) % 3 {
+                0 => text.truncate(at),
+                1 => text.insert_str(at, odd[random(&mut seed) % odd.len()]),
+                _ => drop(text.remove(at)),
+            }
+            if text.is_empty() {
+                break;
+            }
+        }
+        if let Err(error) = Manifest::parse(&text, "service.toml") {
+            assert!(!error.problems().is_empty());
+            assert!(!error.to_string().is_empty());
+        }
+    }
+}
