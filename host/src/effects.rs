@@ -1,0 +1,64 @@
+//! What an invocation asked for: events to publish and rows to write.
+//!
+//! Effects are only noted down while a handler runs. Whoever ran it commits
+//! them, once, or drops them: then it is as if the handler had never run.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+/// An event to publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// The topic, which the manifest grants.
+    pub topic: std::sync::Arc<str>,
+    /// The key, if any.
+    pub key: Option<Bytes>,
+    /// The value; none is a tombstone.
+    pub value: Option<Bytes>,
+    /// Record headers.
+    pub headers: Vec<(String, Option<Bytes>)>,
+}
+
+impl Message {
+    /// Bytes of key, value and headers.
+    pub fn size(&self) -> usize {
+        let len = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+        len(&self.key)
+            + len(&self.value)
+            + self
+                .headers
+                .iter()
+                .map(|(name, value)| name.len() + len(value))
+                .sum::<usize>()
+    }
+}
+
+/// The name of a row within a shard: table and key.
+pub type RowKey = (String, Bytes);
+
+/// What one invocation asked for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// Events to publish, in the order in which they were published.
+    pub messages: Vec<Message>,
+    /// Rows to write, each with its last value; none deletes the row.
+    pub rows: BTreeMap<RowKey, Option<Bytes>>,
+    /// How often the handler asked for something, written over or not.
+    pub count: usize,
+}
+
+impl Effects {
+    /// Bytes that a commit has to carry, about.
+    pub fn size(&self) -> usize {
+        let rows = self.rows.iter().map(|((table, key), value)| {
+            table.len() + key.len() + value.as_ref().map_or(0, Bytes::len)
+        });
+        self.messages.iter().map(Message::size).sum::<usize>() + rows.sum::<usize>()
+    }
+
+    /// Whether there is nothing to commit.
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty() && self.rows.is_empty()
+    }
+}

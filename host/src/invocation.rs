@@ -1,0 +1,146 @@
+//! The shapes that go through the one door: requests, events, what came back.
+//!
+//! Nothing here knows about wasmtime, hyper or librdkafka: the runtime lifts
+//! these into a guest, listeners and consumers make them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+/// A request to an HTTP handler. Whole, limited and routed.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Upper case, as sent.
+    pub method: String,
+    /// Path and query, as sent.
+    pub target: String,
+    /// The `host` header or `:authority`.
+    pub authority: String,
+    /// End-to-end header fields, names in lower case.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// The whole body.
+    pub body: Vec<u8>,
+}
+
+/// A response of an HTTP handler, checked: the status is 200 to 599, the
+/// headers are such as HTTP allows and none of them is the host's own.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// The status code.
+    pub status: http::StatusCode,
+    /// Header fields.
+    pub headers: http::HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+}
+
+/// An event for an event handler.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The topic it was read from.
+    pub topic: Arc<str>,
+    /// The partition, not negative.
+    pub partition: i32,
+    /// The offset in the partition, not negative.
+    pub offset: i64,
+    /// Milliseconds since the Unix epoch, if the record has a time.
+    pub timestamp: Option<i64>,
+    /// The key, if any.
+    pub key: Option<Bytes>,
+    /// The value; none is a tombstone.
+    pub value: Option<Bytes>,
+    /// Record headers.
+    pub headers: Vec<(String, Option<Bytes>)>,
+}
+
+impl Event {
+    /// Bytes of key, value and headers.
+    pub fn size(&self) -> usize {
+        let len = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+        len(&self.key)
+            + len(&self.value)
+            + self
+                .headers
+                .iter()
+                .map(|(name, value)| name.len() + len(value))
+                .sum::<usize>()
+    }
+}
+
+/// Why an invocation did not succeed. Its effects are gone.
+///
+/// There is one table from this to an HTTP status (`http::problem`) and one to
+/// what happens to an event (`events::policy`).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The handler said that it may work later.
+    #[error("{0}")]
+    Retry(String),
+    /// The handler said that it will never work.
+    #[error("{0}")]
+    Reject(String),
+    /// The guest trapped.
+    #[error("the handler trapped: {0}")]
+    Trap(String),
+    /// The guest ran into its memory limit and trapped.
+    #[error("the handler needs more memory than limits.memory allows ({limit} bytes)")]
+    Memory {
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The guest ran longer than its limit.
+    #[error("the handler ran longer than limits.time allows ({limit:?})")]
+    Timeout {
+        /// The limit.
+        limit: Duration,
+    },
+    /// No slot came free in time.
+    #[error("all {limit} slots of limits.concurrency are busy")]
+    Busy {
+        /// The limit.
+        limit: u32,
+    },
+    /// The handler's answer is not a response.
+    #[error("the handler's response is not valid: {0}")]
+    Invalid(String),
+    /// The handler's answer is larger than its limit.
+    #[error("the handler's response has {size} bytes; limits.response allows {limit}")]
+    ResponseTooLarge {
+        /// The body's size in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// No instance could be made: the host is out of a resource.
+    #[error("no instance of the component could be made: {0}")]
+    Instantiate(String),
+}
+
+impl Failure {
+    /// A short name for metrics, logs and `tidemill invoke`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Failure::Retry(_) => "retry",
+            Failure::Reject(_) => "reject",
+            Failure::Trap(_) => "trap",
+            Failure::Memory { .. } => "memory",
+            Failure::Timeout { .. } => "timeout",
+            Failure::Busy { .. } => "busy",
+            Failure::Invalid(_) | Failure::ResponseTooLarge { .. } => "invalid",
+            Failure::Instantiate(_) => "instantiate",
+        }
+    }
+
+    /// All names, for metrics that are registered before they happen.
+    pub const NAMES: [&'static str; 8] = [
+        "retry",
+        "reject",
+        "trap",
+        "memory",
+        "timeout",
+        "busy",
+        "invalid",
+        "instantiate",
+    ];
+}

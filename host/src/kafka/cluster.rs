@@ -1,0 +1,250 @@
+//! The connection to a Kafka cluster: where it is, whether it answers, and the
+//! settings that all clients of this host share.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::RDKafkaErrorCode;
+
+use super::embedded::Embedded;
+use super::properties;
+
+/// Which brokers to use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Brokers {
+    /// The one inside this process.
+    Embedded,
+    /// A comma-separated list of `host:port`.
+    Servers(String),
+}
+
+/// How topics are made that a manifest names and the cluster lacks.
+#[derive(Clone, Copy, Debug)]
+pub struct Topics {
+    /// Partitions, at least 1.
+    pub partitions: i32,
+    /// Replicas, or −1 for the broker's default.
+    pub replication: i32,
+}
+
+/// The broker did not do what it was asked. Says what and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum KafkaError {
+    /// A property is wrong or not the user's to set.
+    #[error("librdkafka refuses its configuration: {0}")]
+    Config(String),
+    /// The embedded broker failed.
+    #[error("the embedded broker failed: {0}")]
+    Embedded(String),
+    /// No answer.
+    #[error("Kafka at {servers} does not answer: {cause}")]
+    Unreachable {
+        /// The bootstrap servers.
+        servers: String,
+        /// librdkafka's words.
+        cause: String,
+    },
+    /// A topic does not exist and cannot be made.
+    #[error("the topic {topic:?} does not exist and could not be created: {cause}")]
+    TopicRefused {
+        /// The topic.
+        topic: String,
+        /// The broker's words.
+        cause: String,
+    },
+    /// Topics of one stateful service with different partition counts.
+    #[error(
+        "a service with state subscribes to topics with equal numbers of partitions, so that shard \
+         i can belong to partition i of each; here {0}"
+    )]
+    UnequalPartitions(String),
+    /// A consumer could not be made or told what to do.
+    #[error("the consumer group {group:?} cannot be used: {cause}")]
+    Group {
+        /// The group.
+        group: String,
+        /// librdkafka's words.
+        cause: String,
+    },
+}
+
+/// Whether the cluster answers, as far as the clients noticed.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    up: AtomicBool,
+}
+
+impl Health {
+    fn set(&self, up: bool) {
+        if self.up.swap(up, Ordering::Relaxed) != up {
+            if up {
+                tracing::info!("Kafka answers");
+            } else {
+                tracing::warn!("Kafka does not answer");
+            }
+        }
+    }
+}
+
+/// The context of clients without callbacks of their own: their log lines and
+/// errors go to the host's log, and to its health.
+#[derive(Clone)]
+pub(super) struct Quiet {
+    pub(super) health: Arc<Health>,
+}
+
+impl ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {
+        self.client_error(&error, reason);
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
+impl Quiet {
+    /// An error of a client as a whole: noted, and seen as ill health if no
+    /// broker is left. librdkafka goes on trying by itself.
+    pub(super) fn client_error(&self, error: &rdkafka::error::KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.health.set(false);
+        }
+        tracing::debug!(target: "librdkafka", %error, "{reason}");
+    }
+}
+
+/// librdkafka's log lines are its own details; what matters of them is said by
+/// the host in its own words.
+pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+            tracing::error!(target: "librdkafka", facility, "{message}");
+        }
+        RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
+            tracing::debug!(target: "librdkafka", facility, "{message}");
+        }
+        _ => tracing::trace!(target: "librdkafka", facility, "{message}"),
+    }
+}
+
+/// A Kafka cluster.
+pub struct Cluster {
+    servers: String,
+    embedded: Option<Embedded>,
+    properties: BTreeMap<String, String>,
+    pub(super) topics: Topics,
+    pub(super) health: Arc<Health>,
+    /// Asks for metadata and watermarks; belongs to no group and reads nothing.
+    pub(super) asker: BaseConsumer<Quiet>,
+}
+
+/// How long an answer about metadata is waited for.
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
+
+impl Cluster {
+    /// Starts the embedded broker, or gets ready to use a real one. A real one
+    /// need not answer yet.
+    pub fn connect(
+        brokers: &Brokers,
+        properties: BTreeMap<String, String>,
+        topics: Topics,
+    ) -> Result<Cluster, KafkaError> {
+        properties::check(&properties).map_err(KafkaError::Config)?;
+        let (embedded, servers) = match brokers {
+            Brokers::Embedded => {
+                let embedded = Embedded::start()?;
+                let servers = embedded.servers.clone();
+                (Some(embedded), servers)
+            }
+            Brokers::Servers(servers) => (None, servers.clone()),
+        };
+        let health = Arc::new(Health::default());
+        let asker = base(&servers, &properties, "tidemill")
+            .create_with_context(Quiet {
+                health: health.clone(),
+            })
+            .map_err(|error| KafkaError::Config(error.to_string()))?;
+        Ok(Cluster {
+            servers,
+            embedded,
+            properties,
+            topics,
+            health,
+            asker,
+        })
+    }
+
+    /// The bootstrap servers.
+    pub fn servers(&self) -> &str {
+        &self.servers
+    }
+
+    /// Whether this is the embedded broker.
+    pub fn is_embedded(&self) -> bool {
+        self.embedded.is_some()
+    }
+
+    /// Whether the cluster answered when it was last asked.
+    pub fn is_up(&self) -> bool {
+        self.health.up.load(Ordering::Relaxed)
+    }
+
+    /// Asks the cluster for its id and so whether it answers. Blocks for some
+    /// seconds at most.
+    pub fn ask(&self) -> Result<String, KafkaError> {
+        // A topic that cannot exist keeps the answer small; this client does
+        // not create what it asks for.
+        let answer = self.asker.fetch_metadata(Some("__tidemill_ping"), ANSWER);
+        self.health.set(answer.is_ok());
+        answer.map_err(|error| self.unreachable(&error))?;
+        self.asker
+            .client()
+            .fetch_cluster_id(ANSWER)
+            .ok_or_else(|| KafkaError::Unreachable {
+                servers: self.servers.clone(),
+                cause: "it did not tell its cluster id".to_owned(),
+            })
+    }
+
+    pub(super) fn unreachable(&self, error: &rdkafka::error::KafkaError) -> KafkaError {
+        KafkaError::Unreachable {
+            servers: self.servers.clone(),
+            cause: error.to_string(),
+        }
+    }
+
+    pub(super) fn embedded(&self) -> Option<&Embedded> {
+        self.embedded.as_ref()
+    }
+
+    /// The settings that all clients share.
+    pub(super) fn config(&self, client: &str) -> ClientConfig {
+        base(&self.servers, &self.properties, client)
+    }
+}
+
+fn base(servers: &str, properties: &BTreeMap<String, String>, client: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", servers)
+        .set("client.id", client)
+        // What a transaction and a retry wait for; 100 by default.
+        .set("retry.backoff.ms", "5")
+        .set("reconnect.backoff.max.ms", "1000")
+        .set("socket.keepalive.enable", "true")
+        .set("allow.auto.create.topics", "false")
+        .set_log_level(RDKafkaLogLevel::Info);
+    for (name, value) in properties {
+        config.set(name, value);
+    }
+    config
+}

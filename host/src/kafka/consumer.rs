@@ -1,0 +1,387 @@
+//! One service's membership in its consumer group.
+//!
+//! librdkafka asks what to do with partitions that it assigns or revokes. Here
+//! the question is passed on as a [`Change`], and answered later by [`Consumer::
+//! take`] or [`Consumer::let_go`]: a revoked partition is let go only after what
+//! ran on it has been committed. Each partition has a queue of its own, which is
+//! simply not read while the service has enough to do.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::stream_consumer::StreamPartitionQueue;
+use rdkafka::consumer::{
+    BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol, StreamConsumer,
+};
+use rdkafka::error::{KafkaError as RdKafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Headers, Message as _};
+use rdkafka::statistics::Statistics;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::mpsc;
+
+use super::cluster::{Cluster, KafkaError, Quiet};
+use crate::invocation::Event;
+
+/// A topic and a partition of it.
+pub type Source = (Arc<str>, i32);
+
+/// Partitions come and go.
+#[derive(Debug)]
+pub enum Change {
+    /// These are to be consumed by this host from now on.
+    Assigned(Vec<Source>),
+    /// These are to be given up; others wait for them.
+    Revoked(Vec<Source>),
+    /// These are gone: others may consume them already.
+    Lost(Vec<Source>),
+}
+
+/// Where to begin reading a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// At this offset.
+    At(i64),
+    /// At the first offset there is.
+    Earliest,
+    /// Behind the last offset there is.
+    Latest,
+}
+
+/// What a partition's queue gave.
+#[derive(Debug)]
+pub enum Received {
+    /// An event.
+    Event(Event),
+    /// The offset to read at does not exist any more, or not yet.
+    OutOfRange,
+    /// Reading failed for now; librdkafka tries again by itself.
+    Failed(String),
+}
+
+/// A member of a consumer group.
+pub struct Consumer {
+    inner: Arc<StreamConsumer<Context>>,
+    group: String,
+    incremental: bool,
+}
+
+/// The end of a partition, as last told by the broker, by topic and partition.
+pub type Ends = BTreeMap<Source, i64>;
+
+impl Consumer {
+    /// Joins a group. `changes` hears of partitions, `ends` of their ends, about
+    /// once a second. With `incremental` partitions move one by one; without,
+    /// partition i of every topic goes to the same host, and all are given up
+    /// whenever one moves.
+    pub fn join(
+        cluster: &Cluster,
+        group: &str,
+        topics: &[String],
+        incremental: bool,
+        changes: mpsc::UnboundedSender<Change>,
+        ends: tokio::sync::watch::Sender<Ends>,
+    ) -> Result<Consumer, KafkaError> {
+        let fail = |error: RdKafkaError| KafkaError::Group {
+            group: group.to_owned(),
+            cause: error.to_string(),
+        };
+        let strategy = if incremental {
+            "cooperative-sticky"
+        } else {
+            "range"
+        };
+        let mut config = cluster.config(&format!("tidemill-{group}"));
+        config
+            .set("group.id", group)
+            .set("partition.assignment.strategy", strategy)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("enable.partition.eof", "false")
+            // Never jump silently: the host decides, and says so.
+            .set("auto.offset.reset", "error")
+            .set("isolation.level", "read_committed")
+            .set("session.timeout.ms", "10000")
+            .set("statistics.interval.ms", "1000")
+            .set("topic.metadata.refresh.interval.ms", "30000")
+            // The default of 1,000 makes a full queue wait a second.
+            .set("fetch.queue.backoff.ms", "10")
+            .set("queued.min.messages", "20000")
+            .set("queued.max.messages.kbytes", "16384");
+        if cluster.is_embedded() {
+            // The mock broker answers an empty fetch only after this time.
+            config.set("fetch.wait.max.ms", "10");
+        }
+        let context = Context {
+            quiet: Quiet {
+                health: cluster.health.clone(),
+            },
+            changes,
+            ends,
+            leaving: AtomicBool::new(false),
+        };
+        let inner: StreamConsumer<Context> = config.create_with_context(context).map_err(fail)?;
+        let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+        inner.subscribe(&names).map_err(fail)?;
+        Ok(Consumer {
+            inner: Arc::new(inner),
+            group: group.to_owned(),
+            incremental,
+        })
+    }
+
+    /// Serves the group: to be awaited all the time, or the broker takes this
+    /// member for dead. Returns when something is wrong that is worth a line in
+    /// the log.
+    pub async fn serve(&self) -> String {
+        match self.inner.recv().await {
+            // Partitions have queues of their own before they are read.
+            Ok(message) => format!(
+                "an event of {}/{} came through the wrong queue",
+                message.topic(),
+                message.partition()
+            ),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    /// Offsets that the group committed, where it has. Blocks.
+    pub fn committed(&self, sources: &[Source]) -> Result<BTreeMap<Source, i64>, KafkaError> {
+        let mut list = TopicPartitionList::new();
+        for (topic, partition) in sources {
+            list.add_partition(topic, *partition);
+        }
+        let committed = self
+            .inner
+            .committed_offsets(list, super::cluster::ANSWER)
+            .map_err(|error| self.fail(&error))?;
+        let found = committed.elements().into_iter().filter_map(|element| {
+            let offset = match element.offset() {
+                Offset::Offset(offset) => offset,
+                _ => return None,
+            };
+            let source = sources.iter().find(|(topic, partition)| {
+                **topic == *element.topic() && *partition == element.partition()
+            });
+            Some((source?.clone(), offset))
+        });
+        Ok(found.collect())
+    }
+
+    /// Takes on partitions that were assigned, to be read from where `starts`
+    /// says, each through its own queue.
+    pub fn take(&self, starts: &[(Source, Start)]) -> Result<Vec<(Source, Queue)>, KafkaError> {
+        let mut list = TopicPartitionList::new();
+        for ((topic, partition), start) in starts {
+            let offset = match start {
+                Start::At(offset) => Offset::Offset(*offset),
+                Start::Earliest => Offset::Beginning,
+                Start::Latest => Offset::End,
+            };
+            list.add_partition_offset(topic, *partition, offset)
+                .map_err(|error| self.fail(&error))?;
+        }
+        // The queues first: once they stand, nothing of these partitions comes
+        // through the group's own queue.
+        let mut queues = Vec::with_capacity(starts.len());
+        for ((topic, partition), _) in starts {
+            let queue = self.inner.split_partition_queue(topic, *partition);
+            let queue = queue.ok_or_else(|| KafkaError::Group {
+                group: self.group.clone(),
+                cause: format!("{topic}/{partition} has no queue"),
+            })?;
+            let queue = Queue {
+                inner: queue,
+                topic: topic.clone(),
+            };
+            queues.push(((topic.clone(), *partition), queue));
+        }
+        if self.is_incremental() {
+            self.inner.incremental_assign(&list)
+        } else {
+            self.inner.assign(&list)
+        }
+        .map_err(|error| self.fail(&error))?;
+        Ok(queues)
+    }
+
+    /// Lets partitions go that were revoked or lost.
+    pub fn let_go(&self, sources: &[Source]) -> Result<(), KafkaError> {
+        if self.is_incremental() {
+            let mut list = TopicPartitionList::new();
+            for (topic, partition) in sources {
+                list.add_partition(topic, *partition);
+            }
+            self.inner.incremental_unassign(&list)
+        } else {
+            self.inner.unassign()
+        }
+        .map_err(|error| self.fail(&error))
+    }
+
+    /// Whether this member belongs to a group whose partitions move one by one.
+    fn is_incremental(&self) -> bool {
+        match self.inner.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => true,
+            RebalanceProtocol::Eager => false,
+            RebalanceProtocol::None => self.incremental,
+        }
+    }
+
+    /// Reads on from another offset.
+    pub fn seek(&self, source: &Source, offset: i64) -> Result<(), KafkaError> {
+        self.inner
+            .seek(&source.0, source.1, Offset::Offset(offset), super::cluster::ANSWER)
+            .map_err(|error| self.fail(&error))
+    }
+
+    /// Commits offsets of the next events to run, without waiting unless asked.
+    pub fn commit(
+        &self,
+        positions: &BTreeMap<Source, i64>,
+        wait: bool,
+    ) -> Result<(), KafkaError> {
+        if positions.is_empty() {
+            return Ok(());
+        }
+        let mut list = TopicPartitionList::new();
+        for ((topic, partition), offset) in positions {
+            list.add_partition_offset(topic, *partition, Offset::Offset(*offset))
+                .map_err(|error| self.fail(&error))?;
+        }
+        let mode = if wait {
+            CommitMode::Sync
+        } else {
+            CommitMode::Async
+        };
+        self.inner
+            .commit(&list, mode)
+            .map_err(|error| self.fail(&error))
+    }
+
+    /// Leaves the group: others get its partitions at once. Everything that was
+    /// to be committed has been. Blocks.
+    pub fn leave(self) {
+        self.inner.context().leaving.store(true, Ordering::Release);
+        drop(self.inner);
+    }
+
+    fn fail(&self, error: &RdKafkaError) -> KafkaError {
+        KafkaError::Group {
+            group: self.group.clone(),
+            cause: error.to_string(),
+        }
+    }
+}
+
+/// The events of one partition.
+pub struct Queue {
+    inner: StreamPartitionQueue<Context>,
+    topic: Arc<str>,
+}
+
+impl Queue {
+    /// The events, one after another; never ends.
+    pub fn events(&self) -> impl Stream<Item = Received> + Send + Unpin + '_ {
+        self.inner.stream().map(|received| match received {
+            Ok(message) => Received::Event(self.event(&message)),
+            Err(error) => match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                    Received::OutOfRange
+                }
+                _ => Received::Failed(error.to_string()),
+            },
+        })
+    }
+
+    fn event(&self, message: &rdkafka::message::BorrowedMessage<'_>) -> Event {
+        let headers = message.headers().map(|headers| {
+            headers
+                .iter()
+                .map(|header| {
+                    let value = header.value.map(Bytes::copy_from_slice);
+                    (header.key.to_owned(), value)
+                })
+                .collect()
+        });
+        Event {
+            topic: self.topic.clone(),
+            partition: message.partition(),
+            offset: message.offset(),
+            timestamp: message.timestamp().to_millis(),
+            key: message.key().map(Bytes::copy_from_slice),
+            value: message.payload().map(Bytes::copy_from_slice),
+            headers: headers.unwrap_or_default(),
+        }
+    }
+}
+
+/// librdkafka's callbacks for this member.
+struct Context {
+    quiet: Quiet,
+    changes: mpsc::UnboundedSender<Change>,
+    ends: tokio::sync::watch::Sender<Ends>,
+    leaving: AtomicBool,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.quiet.log(level, facility, message);
+    }
+
+    fn error(&self, error: RdKafkaError, reason: &str) {
+        self.quiet.client_error(&error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let ends = statistics.topics.into_values().flat_map(|topic| {
+            let name: Arc<str> = topic.topic.into();
+            topic.partitions.into_values().filter_map(move |partition| {
+                // Read_committed ends at the last stable offset.
+                let end = match partition.ls_offset {
+                    stable if stable >= 0 => stable,
+                    _ => partition.hi_offset,
+                };
+                (partition.partition >= 0 && end >= 0)
+                    .then(|| ((name.clone(), partition.partition), end))
+            })
+        });
+        self.ends.send_replace(ends.collect());
+    }
+}
+
+impl ConsumerContext for Context {
+    /// Passes the question on. librdkafka waits for the answer, and fetches
+    /// nothing new of these partitions in the meantime.
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        error: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        if self.leaving.load(Ordering::Acquire) {
+            // Whatever ran has been committed; there is nothing to wait for.
+            if let Err(error) = consumer.unassign() {
+                tracing::debug!(%error, "partitions were not given back on leaving");
+            }
+            return;
+        }
+        let elements = partitions.elements();
+        let sources = elements
+            .iter()
+            .map(|element| (Arc::from(element.topic()), element.partition()));
+        let sources: Vec<Source> = sources.collect();
+        let change = match error {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Change::Assigned(sources),
+            _ if consumer.assignment_lost() => Change::Lost(sources),
+            _ => Change::Revoked(sources),
+        };
+        // Nobody listens only when the service is going away, with the member.
+        let _ = self.changes.send(change);
+    }
+}

@@ -1,0 +1,239 @@
+//! Publishing: the host's one idempotent producer, acknowledged by all in-sync
+//! replicas.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError as RdKafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use tokio::sync::Notify;
+
+use super::cluster::{Cluster, KafkaError, Quiet};
+use crate::effects::Message;
+
+/// Why an event was not published, or may not have been.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// The broker will never take it: sending it again does not help.
+    #[error("the event for {topic:?} was refused: {cause}")]
+    Refused {
+        /// The topic.
+        topic: String,
+        /// The broker's words.
+        cause: String,
+    },
+    /// It never left this host.
+    #[error("nothing was published: {cause}")]
+    NotSent {
+        /// Why.
+        cause: String,
+    },
+    /// It may or may not have been published.
+    #[error("the broker did not acknowledge the event for {topic:?} in time: {cause}")]
+    Unknown {
+        /// The topic.
+        topic: String,
+        /// librdkafka's words.
+        cause: String,
+    },
+}
+
+/// How long a message is tried before its sender hears that it failed. Longer
+/// than a broker takes to hand its partitions over, shorter than clients wait.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a sender waits for room in librdkafka's queue.
+const ROOM: Duration = Duration::from_secs(2);
+
+/// The producer that all services of this host share.
+pub struct Publisher {
+    producer: ThreadedProducer<Context>,
+}
+
+impl Publisher {
+    /// Makes the producer; the broker need not answer yet.
+    pub fn new(cluster: &Cluster) -> Result<Publisher, KafkaError> {
+        let context = Context {
+            quiet: Quiet {
+                health: cluster.health.clone(),
+            },
+        };
+        let producer = cluster
+            .config("tidemill-publisher")
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("partitioner", "murmur2_random")
+            .set("linger.ms", "1")
+            .set("message.timeout.ms", MESSAGE_TIMEOUT.as_millis().to_string())
+            .set("queue.buffering.max.kbytes", "131072")
+            // The manifest's limit is the one that counts; the broker's own is
+            // asked by sending.
+            .set("message.max.bytes", "104857600")
+            .create_with_context(context)
+            .map_err(|error| KafkaError::Config(error.to_string()))?;
+        Ok(Publisher { producer })
+    }
+
+    /// Publishes messages, side by side, and returns when each is acknowledged
+    /// or has failed: the failures, by the messages' places.
+    pub async fn publish(
+        &self,
+        messages: impl ExactSizeIterator<Item = &Message>,
+    ) -> Vec<(usize, PublishError)> {
+        let receipt = Arc::new(Receipt::new(messages.len()));
+        let mut unsent = Vec::new();
+        for (place, message) in messages.enumerate() {
+            if let Err(error) = self.send(message, place, &receipt).await {
+                receipt.one_less();
+                unsent.push((place, error));
+            }
+        }
+        let mut failed = receipt.wait().await;
+        failed.extend(unsent);
+        failed
+    }
+
+    async fn send(
+        &self,
+        message: &Message,
+        place: usize,
+        receipt: &Arc<Receipt>,
+    ) -> Result<(), PublishError> {
+        let mut record = BaseRecord::with_opaque_to(
+            &message.topic,
+            Box::new(Delivery {
+                receipt: receipt.clone(),
+                place,
+            }),
+        );
+        record.key = message.key.as_deref();
+        record.payload = message.value.as_deref();
+        if !message.headers.is_empty() {
+            let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
+            for (key, value) in &message.headers {
+                headers = headers.insert(Header {
+                    key,
+                    value: value.as_deref(),
+                });
+            }
+            record.headers = Some(headers);
+        }
+        let deadline = tokio::time::Instant::now() + ROOM;
+        loop {
+            let (error, returned) = match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err(failed) => failed,
+            };
+            let full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
+            if !full || tokio::time::Instant::now() > deadline {
+                return Err(classify(&message.topic, &error, true));
+            }
+            record = returned;
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Waits until all that was sent is acknowledged or has failed.
+    pub fn flush(&self, timeout: Duration) {
+        if let Err(error) = self.producer.flush(timeout) {
+            tracing::warn!(%error, "some events were not acknowledged before the host ended");
+        }
+    }
+}
+
+/// What is known of a message whose delivery failed.
+fn classify(topic: &str, error: &RdKafkaError, before_sending: bool) -> PublishError {
+    use RDKafkaErrorCode as Code;
+
+    let cause = error
+        .rdkafka_error_code()
+        .map_or_else(|| error.to_string(), |code| code.to_string());
+    match error.rdkafka_error_code() {
+        Some(
+            Code::MessageSizeTooLarge
+            | Code::TopicAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+            | Code::InvalidTopic
+            | Code::InvalidRecord
+            | Code::PolicyViolation
+            | Code::UnknownTopic
+            | Code::UnknownPartition
+            | Code::UnknownTopicOrPartition,
+        ) => PublishError::Refused {
+            topic: topic.to_owned(),
+            cause,
+        },
+        _ if before_sending => PublishError::NotSent { cause },
+        _ => PublishError::Unknown {
+            topic: topic.to_owned(),
+            cause,
+        },
+    }
+}
+
+/// Counts the acknowledgements of messages that were sent together.
+struct Receipt {
+    left: AtomicUsize,
+    failed: Mutex<Vec<(usize, PublishError)>>,
+    done: Notify,
+}
+
+impl Receipt {
+    fn new(messages: usize) -> Receipt {
+        Receipt {
+            left: AtomicUsize::new(messages),
+            failed: Mutex::new(Vec::new()),
+            done: Notify::new(),
+        }
+    }
+
+    fn one_less(&self) {
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.done.notify_one();
+        }
+    }
+
+    async fn wait(&self) -> Vec<(usize, PublishError)> {
+        while self.left.load(Ordering::Acquire) > 0 {
+            self.done.notified().await;
+        }
+        std::mem::take(&mut *self.failed.lock())
+    }
+}
+
+/// Names a message in librdkafka's hands.
+struct Delivery {
+    receipt: Arc<Receipt>,
+    place: usize,
+}
+
+struct Context {
+    quiet: Quiet,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.quiet.log(level, facility, message);
+    }
+
+    fn error(&self, error: RdKafkaError, reason: &str) {
+        self.quiet.client_error(&error, reason);
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = Box<Delivery>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, delivery: Box<Delivery>) {
+        if let Err((error, message)) = result {
+            let error = classify(message.topic(), error, false);
+            delivery.receipt.failed.lock().push((delivery.place, error));
+        }
+        delivery.receipt.one_less();
+    }
+}

@@ -1,0 +1,308 @@
+//! A component that has passed all checks that can be made before it runs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tidemill_manifest::Manifest;
+use wasmtime::component::{ComponentExportIndex, InstancePre, Linker};
+use wasmtime_wasi_config::WasiConfigVariables;
+
+use super::bindings::{describe, events, http};
+use super::context::{Context, Grants};
+use super::instance::Instance;
+use super::output::Origin;
+use crate::invocation::Failure;
+
+/// Why a component cannot be a service. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Not a component at all.
+    #[error("this is not a WASM component: {0}")]
+    NotAComponent(String),
+    /// The compiler refused it.
+    #[error("the component is not valid: {0}")]
+    NotValid(String),
+    /// It imports what its manifest does not grant.
+    #[error("the component imports {import}, which its manifest does not grant: {hint}")]
+    NotGranted {
+        /// The import's name.
+        import: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// It imports what no host has.
+    #[error(
+        "the component imports {import}, which Tidemill does not offer; it offers the imports of \
+         the world tidemill:service/service (wit/worlds.wit) and WASI 0.2 without sockets"
+    )]
+    UnknownImport {
+        /// The import's name.
+        import: String,
+    },
+    /// An import that the host has under this name, with other types.
+    #[error("an import has other types than the host offers: {0}")]
+    ImportType(String),
+    /// It exports no handler.
+    #[error(
+        "the component exports neither tidemill:service/http nor tidemill:service/events, so it is \
+         no service; it exports {exports}"
+    )]
+    NoHandler {
+        /// What it exports.
+        exports: String,
+    },
+    /// An export of the right name and the wrong type.
+    #[error("the export {export} has other types than wit/ says: {cause}")]
+    ExportType {
+        /// The export's name.
+        export: &'static str,
+        /// What differs.
+        cause: String,
+    },
+    /// Manifest and exports do not go together.
+    #[error("{0}")]
+    Mismatch(String),
+    /// The compile cache's folder cannot be made.
+    #[error("the compile cache {path:?} cannot be made: {cause}")]
+    Cache {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// The engine does not start on this machine.
+    #[error("the WASM engine does not start: {0:#}")]
+    Engine(wasmtime::Error),
+}
+
+/// A compiled, checked and linked component with its idle instances.
+pub struct Component {
+    pre: InstancePre<Context>,
+    exports: Exports,
+    pub(super) manifest: Arc<Manifest>,
+    pub(super) grants: Arc<Grants>,
+    pub(super) settings: Arc<WasiConfigVariables>,
+    pub(super) origin: Origin,
+    idle: Mutex<Vec<Instance>>,
+    imported: Vec<String>,
+    exported: Vec<String>,
+    compiled_in: Option<Duration>,
+}
+
+/// Which handlers a component has, and where.
+#[derive(Clone, Copy)]
+pub(super) struct Exports {
+    pub(super) http: Option<ComponentExportIndex>,
+    pub(super) events: Option<ComponentExportIndex>,
+    pub(super) describe: Option<ComponentExportIndex>,
+}
+
+const HTTP: &str = "tidemill:service/http";
+const EVENTS: &str = "tidemill:service/events";
+const DESCRIBE: &str = "tidemill:service/describe";
+const STATE: &str = "tidemill:service/state";
+
+impl Component {
+    pub(super) fn check(
+        component: wasmtime::component::Component,
+        compiled_in: Option<Duration>,
+        linker: &Linker<Context>,
+        manifest: Arc<Manifest>,
+        revision: &str,
+    ) -> Result<Component, LoadError> {
+        let ty = component.component_type();
+        let engine = component.engine();
+        let imported: Vec<String> = ty.imports(engine).map(|(name, _)| name.to_owned()).collect();
+        let exported: Vec<String> = ty.exports(engine).map(|(name, _)| name.to_owned()).collect();
+
+        check_imports(&imported, &manifest)?;
+        let pre = linker
+            .instantiate_pre(&component)
+            .map_err(|cause| LoadError::ImportType(format!("{cause:#}")))?;
+        let exports = check_exports(&pre, &exported)?;
+        check_manifest(exports, &manifest)?;
+
+        let mut settings = WasiConfigVariables::new();
+        for (key, value) in &manifest.settings {
+            settings.insert(key.clone(), value.clone());
+        }
+        Ok(Component {
+            pre,
+            exports,
+            grants: Arc::new(Grants::of(&manifest)),
+            settings: Arc::new(settings),
+            origin: Origin {
+                service: manifest.name.as_str().into(),
+                revision: revision.into(),
+            },
+            manifest,
+            idle: Mutex::new(Vec::new()),
+            imported,
+            exported,
+            compiled_in,
+        })
+    }
+
+    /// An instance to run one invocation: an idle one, or a new one.
+    pub async fn instance(&self) -> Result<Instance, Failure> {
+        let idle = self.idle.lock().pop();
+        match idle {
+            Some(instance) => Ok(instance),
+            None => Instance::new(self, &self.pre, self.exports).await,
+        }
+    }
+
+    /// Takes an instance back whose call came to its end, unless it has served
+    /// its time or enough others are idle.
+    pub fn give_back(&self, instance: Instance) {
+        if instance.calls() >= self.manifest.limits.reuse {
+            return;
+        }
+        let mut idle = self.idle.lock();
+        if idle.len() < self.manifest.limits.concurrency as usize {
+            idle.push(instance);
+        }
+    }
+
+    /// How many instances are idle.
+    pub fn idle(&self) -> usize {
+        self.idle.lock().len()
+    }
+
+    /// Makes one instance ahead of the first call, and so shows that it can be
+    /// made.
+    pub async fn warm(&self) -> Result<(), Failure> {
+        let instance = self.instance().await?;
+        self.give_back(instance);
+        Ok(())
+    }
+
+    /// The OpenAPI document, if the component has one.
+    pub async fn describe(&self) -> Result<Option<String>, Failure> {
+        if self.exports.describe.is_none() {
+            return Ok(None);
+        }
+        let mut instance = self.instance().await?;
+        let document = instance.describe(self.manifest.limits.time).await?;
+        self.give_back(instance);
+        Ok(Some(document))
+    }
+
+    /// Whether it handles requests.
+    pub fn handles_http(&self) -> bool {
+        self.exports.http.is_some()
+    }
+
+    /// Whether it handles events.
+    pub fn handles_events(&self) -> bool {
+        self.exports.events.is_some()
+    }
+
+    /// Interfaces it imports.
+    pub fn imported(&self) -> &[String] {
+        &self.imported
+    }
+
+    /// Interfaces it exports.
+    pub fn exported(&self) -> &[String] {
+        &self.exported
+    }
+
+    /// How long the compiler took; none if the component came from the cache.
+    pub fn compiled_in(&self) -> Option<Duration> {
+        self.compiled_in
+    }
+}
+
+/// The interface's name without its version.
+fn unversioned(name: &str) -> &str {
+    name.split_once('@').map_or(name, |(name, _)| name)
+}
+
+/// Holds imports against grants. Files, environment and arguments are harmless:
+/// a handler gets none of them, and language runtimes import them by habit.
+fn check_imports(imports: &[String], manifest: &Manifest) -> Result<(), LoadError> {
+    for import in imports {
+        let name = unversioned(import);
+        let not_granted = |hint| {
+            Err(LoadError::NotGranted {
+                import: import.clone(),
+                hint,
+            })
+        };
+        match name {
+            STATE if !manifest.grants.state => {
+                return not_granted("add `state = true` under [grants], if it should have state");
+            }
+            "tidemill:service/types" | "tidemill:service/publisher" | STATE => {}
+            "wasi:config/store" => {}
+            _ if name.starts_with("wasi:sockets/") => {
+                return not_granted("services reach the network through Kafka and HTTP alone");
+            }
+            _ if ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/"]
+                .iter()
+                .any(|package| name.starts_with(package)) => {}
+            _ => {
+                return Err(LoadError::UnknownImport {
+                    import: import.clone(),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_exports(pre: &InstancePre<Context>, exported: &[String]) -> Result<Exports, LoadError> {
+    let component = pre.component();
+    let find = |interface: &'static str, function: &str| {
+        let name = exported.iter().find(|name| unversioned(name) == interface)?;
+        let interface = component.get_export_index(None, name)?;
+        component.get_export_index(Some(&interface), function)
+    };
+    let exports = Exports {
+        http: find(HTTP, "handle"),
+        events: find(EVENTS, "handle"),
+        describe: find(DESCRIBE, "openapi"),
+    };
+    if exports.http.is_none() && exports.events.is_none() {
+        let exports = if exported.is_empty() {
+            "nothing".to_owned()
+        } else {
+            exported.join(", ")
+        };
+        return Err(LoadError::NoHandler { exports });
+    }
+    let wrong = |export, cause: wasmtime::Error| LoadError::ExportType {
+        export,
+        cause: format!("{cause:#}"),
+    };
+    if exports.http.is_some() {
+        http::HttpHandlerPre::new(pre.clone()).map_err(|cause| wrong(HTTP, cause))?;
+    }
+    if exports.events.is_some() {
+        events::EventHandlerPre::new(pre.clone()).map_err(|cause| wrong(EVENTS, cause))?;
+    }
+    if exports.describe.is_some() {
+        describe::DescribedPre::new(pre.clone()).map_err(|cause| wrong(DESCRIBE, cause))?;
+    }
+    Ok(exports)
+}
+
+fn check_manifest(exports: Exports, manifest: &Manifest) -> Result<(), LoadError> {
+    let subscribes = !manifest.subscribe.is_empty();
+    let mismatch = match (manifest.http.is_some(), exports.http.is_some()) {
+        (true, false) => Some("the manifest has [http] routes, but the component does not export tidemill:service/http"),
+        (false, true) => Some("the component exports tidemill:service/http, but the manifest has no [http] routes"),
+        _ => match (subscribes, exports.events.is_some()) {
+            (true, false) => Some("the manifest subscribes to topics, but the component does not export tidemill:service/events"),
+            (false, true) => Some("the component exports tidemill:service/events, but the manifest subscribes to no topic"),
+            _ => None,
+        },
+    };
+    match mismatch {
+        Some(mismatch) => Err(LoadError::Mismatch(mismatch.to_owned())),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,267 @@
+//! What an instance carries: its WASI world, its limits, and the invocation
+//! that runs in it. The host functions of `publisher` and `state` are here.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tidemill_manifest::Manifest;
+use wasmtime::component::{HasData, ResourceTable};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_config::WasiConfigVariables;
+
+use super::bindings::imports::tidemill::service::{publisher, state, types};
+use super::component::Component;
+use super::output::GuestLog;
+use crate::effects::{Effects, Message, RowKey};
+use crate::state::view::Range;
+use crate::state::{View, ViewError};
+
+/// What the manifest grants, ready to be asked on the hot path.
+pub(super) struct Grants {
+    publish: HashMap<String, Arc<str>>,
+    event: u64,
+    effects: usize,
+    memory: u64,
+}
+
+impl Grants {
+    pub(super) fn of(manifest: &Manifest) -> Grants {
+        let topics = manifest.grants.publish.iter();
+        Grants {
+            publish: topics
+                .map(|topic| (topic.clone(), Arc::from(topic.as_str())))
+                .collect(),
+            event: manifest.limits.event,
+            effects: manifest.limits.effects as usize,
+            memory: manifest.limits.memory,
+        }
+    }
+}
+
+/// The data of one instance.
+pub(super) struct Context {
+    wasi: WasiCtx,
+    resources: ResourceTable,
+    settings: Arc<WasiConfigVariables>,
+    grants: Arc<Grants>,
+    pub(super) memory: MemoryLimit,
+    /// The state that the running invocation sees.
+    pub(super) view: View,
+    /// What the running invocation has asked for so far.
+    pub(super) effects: Effects,
+}
+
+impl Context {
+    pub(super) fn new(component: &Component) -> Context {
+        let origin = &component.origin;
+        // No arguments, environment, files or network: only somewhere to write.
+        let wasi = WasiCtx::builder()
+            .stdout(GuestLog::new(origin.clone(), "stdout"))
+            .stderr(GuestLog::new(origin.clone(), "stderr"))
+            .build();
+        Context {
+            wasi,
+            resources: ResourceTable::new(),
+            settings: component.settings.clone(),
+            grants: component.grants.clone(),
+            memory: MemoryLimit {
+                limit: component.grants.memory,
+                used: 0,
+                hit: false,
+            },
+            view: View::NotGranted,
+            effects: Effects::default(),
+        }
+    }
+
+    pub(super) fn settings(&self) -> &WasiConfigVariables {
+        &self.settings
+    }
+
+    /// Counts one more effect, if it is allowed.
+    fn count(&mut self) -> Result<(), String> {
+        if self.effects.count >= self.grants.effects {
+            return Err(format!(
+                "this invocation has published and written {} times, which is all that limits.effects allows",
+                self.grants.effects
+            ));
+        }
+        self.effects.count += 1;
+        Ok(())
+    }
+}
+
+impl WasiView for Context {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.resources,
+        }
+    }
+}
+
+/// Names the data that the host functions get.
+pub(super) struct Host;
+
+impl HasData for Host {
+    type Data<'a> = &'a mut Context;
+}
+
+impl types::Host for Context {}
+
+impl publisher::Host for Context {
+    fn publish(&mut self, message: publisher::Message) -> Result<(), publisher::Error> {
+        let Some(topic) = self.grants.publish.get(&message.topic).cloned() else {
+            return Err(publisher::Error::NotGranted(format!(
+                "the manifest does not grant publishing to {:?}: add it to `publish` under [grants]",
+                message.topic
+            )));
+        };
+        let message = Message {
+            topic,
+            key: message.key.map(Bytes::from),
+            value: message.value.map(Bytes::from),
+            headers: message
+                .headers
+                .into_iter()
+                .map(|header| (header.name, header.value.map(Bytes::from)))
+                .collect(),
+        };
+        let size = message.size();
+        if size as u64 > self.grants.event {
+            return Err(publisher::Error::TooLarge(format!(
+                "the event has {size} bytes of key, value and headers; limits.event allows {}",
+                self.grants.event
+            )));
+        }
+        self.count().map_err(publisher::Error::TooMany)?;
+        self.effects.messages.push(message);
+        Ok(())
+    }
+}
+
+impl Context {
+    fn write(&mut self, row: RowKey, value: Option<Bytes>) -> Result<(), state::Error> {
+        self.count().map_err(state::Error::TooMany)?;
+        self.effects.rows.insert(row, value);
+        Ok(())
+    }
+}
+
+impl state::Host for Context {
+    fn get(&mut self, table: String, key: Vec<u8>) -> Result<Option<Vec<u8>>, state::Error> {
+        let value = self.view.get(&self.effects.rows, &table, &key)?;
+        Ok(value.map(Vec::from))
+    }
+
+    fn get_all(&mut self, table: String, key: Vec<u8>) -> Result<Vec<state::Row>, state::Error> {
+        let rows = self.view.get_all(&self.effects.rows, &table, &key)?;
+        Ok(rows.into_iter().map(state::Row::from).collect())
+    }
+
+    fn put(&mut self, table: String, key: Vec<u8>, value: Vec<u8>) -> Result<(), state::Error> {
+        let row = self.view.writable(&table, &key)?;
+        let size = key.len() + value.len();
+        if size as u64 > self.grants.event {
+            return Err(state::Error::Invalid(format!(
+                "the row has {size} bytes of key and value; limits.event allows {}",
+                self.grants.event
+            )));
+        }
+        self.write(row, Some(Bytes::from(value)))
+    }
+
+    fn delete(&mut self, table: String, key: Vec<u8>) -> Result<(), state::Error> {
+        let row = self.view.writable(&table, &key)?;
+        self.write(row, None)
+    }
+
+    fn scan(
+        &mut self,
+        table: String,
+        range: state::Range,
+    ) -> Result<Vec<state::Row>, state::Error> {
+        let range = Range {
+            start: range.start.as_deref(),
+            end: range.end.as_deref(),
+            limit: range.limit,
+            reverse: range.reverse,
+        };
+        let rows = self.view.scan(&self.effects.rows, &table, range)?;
+        Ok(rows.into_iter().map(state::Row::from).collect())
+    }
+}
+
+impl From<crate::state::Row> for state::Row {
+    fn from(row: crate::state::Row) -> state::Row {
+        state::Row {
+            shard: row.shard,
+            key: row.key.into(),
+            value: row.value.into(),
+        }
+    }
+}
+
+impl From<ViewError> for state::Error {
+    fn from(error: ViewError) -> state::Error {
+        let text = error.to_string();
+        match error {
+            ViewError::NotGranted => state::Error::NotGranted(text),
+            ViewError::ReadOnly => state::Error::ReadOnly(text),
+            ViewError::SeveralShards(_) => state::Error::SeveralShards(text),
+            ViewError::Invalid(_) => state::Error::Invalid(text),
+            ViewError::Store(_) => state::Error::Unavailable(text),
+        }
+    }
+}
+
+/// Holds all memories and tables of an instance, together, below a limit.
+pub(super) struct MemoryLimit {
+    pub(super) limit: u64,
+    used: u64,
+    /// Whether growth was refused since the instance was made.
+    pub(super) hit: bool,
+}
+
+impl MemoryLimit {
+    fn grow(&mut self, more: u64) -> bool {
+        let wanted = self.used.saturating_add(more);
+        if wanted > self.limit {
+            self.hit = true;
+            return false;
+        }
+        self.used = wanted;
+        true
+    }
+}
+
+/// Bytes that an element of a table takes in the host.
+const ELEMENT: u64 = 16;
+
+impl wasmtime::ResourceLimiter for MemoryLimit {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        // What the memory itself forbids fails without having been counted.
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        Ok(self.grow(desired.saturating_sub(current) as u64))
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        Ok(self.grow((desired.saturating_sub(current) as u64).saturating_mul(ELEMENT)))
+    }
+}

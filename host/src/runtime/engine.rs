@@ -1,0 +1,191 @@
+//! The engine: one for the host, with its linker, its ticker and its cache of
+//! compiled components.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+use tidemill_manifest::Manifest;
+use wasmtime::component::Linker;
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use super::bindings;
+use super::component::{Component, LoadError};
+use super::context::{Context, Host};
+
+/// How often running guests are interrupted so that others get their turn, and
+/// so that deadlines are seen: a loop that never yields ends this much late.
+const TICK: Duration = Duration::from_millis(5);
+
+/// Instances that the host can hold at once, over all services. A component of
+/// a large language runtime takes several core instances for each.
+const MAX_INSTANCES: u32 = 2_000;
+const MAX_CORE_INSTANCES: u32 = 8_000;
+
+/// The engine and what every component is linked against.
+pub struct Runtime {
+    engine: Engine,
+    linker: Linker<Context>,
+    cache: PathBuf,
+}
+
+impl Runtime {
+    /// Starts the engine. Compiled components are kept in the folder `cache`,
+    /// which must be writable by this user alone: what is in it is run.
+    pub fn new(cache: &Path) -> Result<Runtime, LoadError> {
+        let engine = engine().map_err(LoadError::Engine)?;
+        let linker = linker(&engine).map_err(LoadError::Engine)?;
+        std::fs::create_dir_all(cache).map_err(|cause| LoadError::Cache {
+            path: cache.to_owned(),
+            cause,
+        })?;
+        // One ticker for all guests; it ends with the engine.
+        let ticked = engine.weak();
+        std::thread::Builder::new()
+            .name("tidemill-ticker".to_owned())
+            .spawn(move || {
+                while let Some(engine) = ticked.upgrade() {
+                    engine.increment_epoch();
+                    drop(engine);
+                    std::thread::sleep(TICK);
+                }
+            })
+            .map_err(|cause| LoadError::Engine(cause.into()))?;
+        Ok(Runtime {
+            engine,
+            linker,
+            cache: cache.to_owned(),
+        })
+    }
+
+    /// Compiles a component, or takes it from the cache, and checks it against
+    /// its manifest. Blocks for as long as the compiler takes. `revision` names
+    /// it in the log.
+    pub fn load(
+        &self,
+        bytes: &[u8],
+        manifest: Arc<Manifest>,
+        revision: &str,
+    ) -> Result<Component, LoadError> {
+        let (compiled, took) = self.compile(bytes)?;
+        Component::check(compiled, took, &self.linker, manifest, revision)
+    }
+
+    fn compile(
+        &self,
+        bytes: &[u8],
+    ) -> Result<(wasmtime::component::Component, Option<Duration>), LoadError> {
+        use std::hash::{Hash, Hasher};
+
+        recognise(bytes)?;
+        // The digest of the content, and of everything in the engine that the
+        // compiled form depends on.
+        let mut engine = std::hash::DefaultHasher::new();
+        self.engine.precompile_compatibility_hash().hash(&mut engine);
+        let file = self.cache.join(format!(
+            "{}-{:016x}.cwasm",
+            hex(&Sha256::digest(bytes)),
+            engine.finish()
+        ));
+        if file.exists() {
+            // SAFETY: the folder is this host's own, and `store` below is the
+            // only one that writes it: complete files, renamed into place.
+            match unsafe { wasmtime::component::Component::deserialize_file(&self.engine, &file) } {
+                Ok(component) => return Ok((component, None)),
+                Err(error) => {
+                    tracing::warn!(file = %file.display(), %error, "cached component is not usable, compiling it again");
+                    let _ = std::fs::remove_file(&file);
+                }
+            }
+        }
+        let started = Instant::now();
+        let component = wasmtime::component::Component::new(&self.engine, bytes)
+            .map_err(|cause| LoadError::NotValid(format!("{cause:#}")))?;
+        let took = started.elapsed();
+        // Without the cache the next start is slower, and that is all.
+        if let Err(error) = store(&component, &file) {
+            tracing::warn!(file = %file.display(), %error, "compiled component was not cached");
+        }
+        Ok((component, Some(took)))
+    }
+}
+
+fn store(component: &wasmtime::component::Component, file: &Path) -> wasmtime::Result<()> {
+    let bytes = component.serialize()?;
+    let unfinished = file.with_extension(format!("{}.tmp", uuid::Uuid::new_v4()));
+    std::fs::write(&unfinished, bytes)?;
+    std::fs::rename(&unfinished, file)?;
+    Ok(())
+}
+
+/// Says what a file is that is not a component, before the compiler says that
+/// it does not understand it.
+fn recognise(bytes: &[u8]) -> Result<(), LoadError> {
+    const MODULE: &[u8] = b"\0asm\x01\0\0\0";
+    const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
+    if bytes.is_empty() {
+        return Err(LoadError::NotAComponent("the file is empty".to_owned()));
+    }
+    if bytes.starts_with(MODULE) {
+        return Err(LoadError::NotAComponent(
+            "it is a core WASM module; build it for the target wasm32-wasip2, or turn it into a \
+             component with `wasm-tools component new`"
+                .to_owned(),
+        ));
+    }
+    if !bytes.starts_with(&COMPONENT[..4]) {
+        return Err(LoadError::NotAComponent(
+            "it does not begin as a WASM file does".to_owned(),
+        ));
+    }
+    if !bytes.starts_with(COMPONENT) {
+        return Err(LoadError::NotAComponent(
+            "it is of another version of the component format".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+fn engine() -> wasmtime::Result<Engine> {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(MAX_INSTANCES)
+        .total_core_instances(MAX_CORE_INSTANCES)
+        .total_memories(MAX_INSTANCES)
+        .total_tables(MAX_CORE_INSTANCES)
+        .total_stacks(MAX_INSTANCES)
+        .max_core_instances_per_component(200)
+        .max_memories_per_component(8)
+        .max_tables_per_component(200)
+        .max_unused_warm_slots(64)
+        .linear_memory_keep_resident(64 << 10)
+        .table_keep_resident(4 << 10);
+    let mut config = Config::new();
+    config
+        .epoch_interruption(true)
+        .wasm_component_model_async(true)
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .memory_init_cow(true);
+    Engine::new(&config)
+}
+
+fn linker(engine: &Engine) -> wasmtime::Result<Linker<Context>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_config::add_to_linker(&mut linker, |context: &mut Context| {
+        wasmtime_wasi_config::WasiConfig::new(context.settings())
+    })?;
+    bindings::imports::Linked::add_to_linker::<_, Host>(&mut linker, |context| context)?;
+    Ok(linker)
+}
+
+/// Lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}

@@ -1,0 +1,16 @@
+//! The guest side: compiling, checking, instantiating and calling components.
+//!
+//! This is the one folder that names wasmtime. It knows nothing of HTTP
+//! listeners, Kafka or deployments: it gets bytes and a manifest, and gives a
+//! checked [`Component`] whose instances run one invocation at a time.
+
+mod bindings;
+mod component;
+mod context;
+mod engine;
+mod instance;
+mod output;
+
+pub use component::{Component, LoadError};
+pub use engine::Runtime;
+pub use instance::Instance;
