@@ -1,0 +1,106 @@
+//! Where things are, and folders that vanish with the test that made them.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use crate::wait::unique;
+
+/// The repository.
+#[must_use]
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
+}
+
+/// Cargo's target folder, in which the test executable is.
+fn target() -> PathBuf {
+    let executable = env::current_exe().unwrap();
+    executable.ancestors().nth(3).unwrap().to_owned()
+}
+
+/// The built `tidemill`: `TIDEMILL_BIN`, or beside the tests.
+///
+/// # Panics
+/// If it was not built.
+#[must_use]
+pub fn tidemill() -> PathBuf {
+    let path = from_env("TIDEMILL_BIN").unwrap_or_else(|| target().join("release/tidemill"));
+    assert!(
+        path.exists(),
+        "{} does not exist: run the tests by `make test`, which builds it, or set TIDEMILL_BIN",
+        path.display()
+    );
+    path
+}
+
+/// The folder of built components: `TIDEMILL_COMPONENTS`, or beside the tests.
+#[must_use]
+pub fn components() -> PathBuf {
+    from_env("TIDEMILL_COMPONENTS").unwrap_or_else(|| target().join("tidemill"))
+}
+
+/// The Python environment that has `requests`.
+#[must_use]
+pub fn venv() -> PathBuf {
+    from_env("TIDEMILL_VENV").unwrap_or_else(|| target().join("venv"))
+}
+
+/// The fetched Kafka.
+pub(crate) fn kafka_dist() -> PathBuf {
+    from_env("KAFKA_DIST").unwrap_or_else(|| target().join("kafka/dist"))
+}
+
+fn from_env(name: &str) -> Option<PathBuf> {
+    env::var_os(name)
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
+}
+
+/// A folder that is deleted when it is dropped, unless the test has failed.
+#[derive(Debug)]
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// Makes one.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        let all = target().join("tmp/tidemill-tests");
+        sweep(&all);
+        let path = all.join(unique(name));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("kept: {}", self.0.display());
+        } else {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+/// Deletes what earlier runs left: folders of processes that are no more.
+fn sweep(all: &Path) {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        for entry in fs::read_dir(all).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let process = name.rsplit('-').nth(1).unwrap_or_default();
+            if !Path::new("/proc").join(process).exists() {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+    });
+}

@@ -1,0 +1,139 @@
+//! A real Kafka: one for all tests, or one of its own for a test that needs
+//! fixed topics or breaks it.
+
+use std::fmt::Debug;
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
+
+use crate::folder::{Folder, kafka_dist, root};
+use crate::process::{Process, run};
+use crate::topics::Topics;
+use crate::wait::Deadline;
+
+/// One KRaft node, ended and deleted when dropped.
+#[derive(Debug)]
+pub struct Kafka {
+    process: Mutex<Option<Process>>,
+    folder: Folder,
+    port: u16,
+    controller: u16,
+}
+
+impl Kafka {
+    /// The one that tests share; each uses topics and groups of its own.
+    ///
+    /// # Panics
+    /// If Java or the fetched Kafka are missing.
+    pub fn shared() -> &'static Kafka {
+        // Never dropped: it ends with the process.
+        static SHARED: OnceLock<Kafka> = OnceLock::new();
+        SHARED.get_or_init(Kafka::fresh)
+    }
+
+    /// A new one, in about three seconds.
+    ///
+    /// # Panics
+    /// If Java or the fetched Kafka are missing.
+    #[must_use]
+    pub fn fresh() -> Kafka {
+        let [port, controller] = free_ports();
+        let folder = Folder::new("kafka");
+        // Formatting the storage takes a JVM of its own: it is done once.
+        copy(&template().path().join("data"), &folder.path().join("data"));
+        let kafka = Kafka {
+            process: Mutex::new(None),
+            folder,
+            port,
+            controller,
+        };
+        kafka.start();
+        kafka
+    }
+
+    /// Starts it again after [`Kafka::stop`], with its data, at its address.
+    pub fn start(&self) {
+        let mut command = script();
+        command
+            .arg("run")
+            .arg(self.folder.path())
+            .arg(self.port.to_string())
+            .arg(self.controller.to_string())
+            // Short-lived: the first compiler alone is faster.
+            .env(
+                "KAFKA_JVM",
+                "-Xms64m -Xmx400m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xshare:auto",
+            );
+        let log = self.folder.path().join("kafka.log");
+        let mut process = Process::start("Kafka", command, &log);
+        let deadline = Deadline::usual();
+        while TcpStream::connect(self.address()).is_err() {
+            assert!(
+                process.ended().is_none(),
+                "Kafka ended while it started:\n{}",
+                process.output()
+            );
+            assert!(!deadline.passed(), "Kafka does not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        *self.process.lock().unwrap() = Some(process);
+    }
+
+    /// Kills it, as a machine that loses power does; its data stays.
+    pub fn stop(&self) {
+        drop(self.process.lock().unwrap().take());
+    }
+
+    /// Host and port.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// A client of it.
+    #[must_use]
+    pub fn topics(&self) -> Topics {
+        Topics::at(&self.address())
+    }
+}
+
+fn script() -> Command {
+    let mut command = Command::new(root().join("kafka/kafka"));
+    command.env("KAFKA_DIST", kafka_dist());
+    command
+}
+
+/// Storage that is formatted and empty.
+fn template() -> &'static Folder {
+    static TEMPLATE: OnceLock<Folder> = OnceLock::new();
+    TEMPLATE.get_or_init(|| {
+        let (fetched, _, error) = run(script().arg("fetch"));
+        assert!(fetched, "the tests need a real Kafka: {error}");
+        let folder = Folder::new("kafka-template");
+        let (formatted, _, error) = run(script().arg("format").arg(folder.path()));
+        assert!(formatted, "Kafka's storage cannot be formatted: {error}");
+        folder
+    })
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+/// Ports that were free a moment ago.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}

@@ -1,0 +1,29 @@
+//! What the end-to-end tests need: a real Kafka, hosts, clients and components.
+//!
+//! Tests run against the built `tidemill` and never against the host's crate:
+//! what they hold is what a user sees. They run in parallel, wait for conditions
+//! and not for time, and never retry. Whatever they start ends with them, also
+//! when they are killed.
+//!
+//! Everything here panics with a message when the environment is not as needed:
+//! a test that cannot run has failed.
+
+#![allow(clippy::unwrap_used, reason = "a harness fails its test by panicking")]
+
+mod component;
+mod folder;
+mod host;
+mod http;
+mod kafka;
+mod process;
+mod topics;
+mod wait;
+
+pub use component::{Component, Manifest, seed};
+pub use folder::{Folder, components, root, tidemill, venv};
+pub use host::{Builder, Host};
+pub use http::{Client, Reply};
+pub use kafka::Kafka;
+pub use process::{Process, run};
+pub use topics::{Record, Topics};
+pub use wait::{Deadline, eventually, unique};

@@ -1,0 +1,213 @@
+//! A Kafka client: makes topics, writes odd events, reads what others wrote.
+
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
+
+use std::sync::Mutex;
+
+use crate::wait::{Deadline, eventually};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A client of the broker at an address.
+#[derive(Debug)]
+pub struct Topics {
+    address: String,
+}
+
+/// A record, as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The partition it was read from.
+    pub partition: i32,
+    /// Its offset there.
+    pub offset: i64,
+    /// The key; none where it is null.
+    pub key: Option<Vec<u8>>,
+    /// The value; none where it is null.
+    pub value: Option<Vec<u8>>,
+    /// Header fields.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl Record {
+    /// The value as text.
+    ///
+    /// # Panics
+    /// If it is null or no text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(self.value.as_deref().unwrap()).unwrap()
+    }
+}
+
+impl Topics {
+    /// A client of the broker at `address`.
+    #[must_use]
+    pub fn at(address: &str) -> Self {
+        Self {
+            address: address.to_owned(),
+        }
+    }
+
+    /// Makes a topic. Only on a real Kafka.
+    ///
+    /// # Panics
+    /// If the broker refuses.
+    pub fn create(&self, topic: &str, partitions: i32) {
+        let admin: AdminClient<DefaultClientContext> = self.config().create().unwrap();
+        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+        let made = futures_executor::block_on(admin.create_topics(&[new], &options)).unwrap();
+        for result in made {
+            result.unwrap_or_else(|(topic, code)| panic!("{topic} is not made: {code}"));
+        }
+        eventually("the topic has leaders", || {
+            let got = self.partitions(topic);
+            if got == partitions { Ok(()) } else { Err(got) }
+        });
+    }
+
+    /// How many partitions a topic has; 0 if there is no such topic.
+    #[must_use]
+    pub fn partitions(&self, topic: &str) -> i32 {
+        let consumer: BaseConsumer = self.config().create().unwrap();
+        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).unwrap();
+        let partitions = metadata.topics()[0].partitions();
+        let ready = partitions.iter().all(|partition| partition.leader() >= 0);
+        if ready {
+            i32::try_from(partitions.len()).unwrap()
+        } else {
+            0
+        }
+    }
+
+    /// Writes a record to a partition and gives its offset.
+    ///
+    /// # Panics
+    /// If the broker does not take it.
+    pub fn write(
+        &self,
+        topic: &str,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&str, Option<&[u8]>)],
+    ) -> i64 {
+        let mut config = self.config();
+        config.set("acks", "all");
+        let producer: BaseProducer<Delivered> =
+            config.create_with_context(Delivered::default()).unwrap();
+        let mut all = OwnedHeaders::new();
+        for (key, value) in headers {
+            all = all.insert(Header { key, value: *value });
+        }
+        let mut record = BaseRecord::<[u8], [u8]>::to(topic)
+            .partition(partition)
+            .headers(all);
+        if let Some(key) = key {
+            record = record.key(key);
+        }
+        if let Some(value) = value {
+            record = record.payload(value);
+        }
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+        producer.flush(PATIENCE).unwrap();
+        let delivered = producer.context().0.lock().unwrap().take();
+        delivered
+            .unwrap()
+            .unwrap_or_else(|error| panic!("{topic}: {error}"))
+    }
+
+    /// Everything that is in a topic, committed or not part of a transaction,
+    /// by partition and offset.
+    ///
+    /// # Panics
+    /// If the broker cannot be read within some seconds.
+    #[must_use]
+    pub fn read(&self, topic: &str) -> Vec<Record> {
+        let mut config = self.config();
+        config
+            .set("group.id", "tests")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("fetch.wait.max.ms", "10")
+            .set("isolation.level", "read_committed");
+        let consumer: BaseConsumer = config.create().unwrap();
+        let partitions = self.partitions(topic);
+        let mut all = TopicPartitionList::new();
+        for partition in 0..partitions {
+            all.add_partition_offset(topic, partition, Offset::Beginning)
+                .unwrap();
+        }
+        consumer.assign(&all).unwrap();
+        let mut records = Vec::new();
+        let mut ended = 0;
+        let deadline = Deadline::usual();
+        while ended < partitions {
+            assert!(!deadline.passed(), "{topic} cannot be read to its end");
+            match consumer.poll(Duration::from_millis(10)) {
+                Some(Ok(message)) => records.push(Record {
+                    partition: message.partition(),
+                    offset: message.offset(),
+                    key: message.key().map(<[u8]>::to_vec),
+                    value: message.payload().map(<[u8]>::to_vec),
+                    headers: message
+                        .headers()
+                        .into_iter()
+                        .flat_map(Headers::iter)
+                        .map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
+                        .collect(),
+                }),
+                Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => ended += 1,
+                Some(Err(error)) => panic!("{topic}: {error}"),
+                None => {}
+            }
+        }
+        records.sort_by_key(|record| (record.partition, record.offset));
+        records
+    }
+
+    /// The offset that a group has committed for a partition, if it has.
+    #[must_use]
+    pub fn committed(&self, group: &str, topic: &str, partition: i32) -> Option<i64> {
+        let consumer: BaseConsumer = self.config().set("group.id", group).create().unwrap();
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition(topic, partition);
+        let committed = consumer.committed_offsets(asked, PATIENCE).unwrap();
+        match committed.elements()[0].offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }
+    }
+
+    fn config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.address);
+        config
+    }
+}
+
+/// Keeps the delivery report of one record.
+#[derive(Default)]
+struct Delivered(Mutex<Option<Result<i64, rdkafka::error::KafkaError>>>);
+
+impl ClientContext for Delivered {}
+
+impl ProducerContext for Delivered {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        *self.0.lock().unwrap() = Some(match result {
+            Ok(message) => Ok(message.offset()),
+            Err((error, _)) => Err(error.clone()),
+        });
+    }
+}
