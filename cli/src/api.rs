@@ -3,6 +3,8 @@
 //! One set of types for both sides, so that they cannot drift. Times are
 //! milliseconds since the Unix epoch, durations microseconds, sizes bytes.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
 /// Bytes in JSON: text where they are UTF-8, base64 (RFC 4648, section 4) else.
@@ -13,6 +15,30 @@ pub enum Bytes {
     Text(String),
     /// Anything else.
     Base64(String),
+}
+
+impl Bytes {
+    /// The bytes themselves.
+    ///
+    /// # Errors
+    /// The text is not base64.
+    pub fn decode(self) -> Result<Vec<u8>, String> {
+        match self {
+            Self::Text(text) => Ok(text.into_bytes()),
+            Self::Base64(text) => BASE64
+                .decode(text)
+                .map_err(|error| format!("not base64 (RFC 4648, section 4): {error}")),
+        }
+    }
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        String::from_utf8(bytes).map_or_else(
+            |error| Self::Base64(BASE64.encode(error.as_bytes())),
+            Self::Text,
+        )
+    }
 }
 
 /// `GET /v1/services`.
@@ -247,4 +273,26 @@ pub struct Problem {
     pub status: u16,
     /// What happened and what to do.
     pub detail: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_text_stay_text() {
+        let json = |bytes: &[u8]| {
+            serde_json::to_string(&Bytes::from(bytes.to_vec())).expect("it serialises")
+        };
+        assert_eq!(json("ä".as_bytes()), r#"{"text":"ä"}"#);
+        assert_eq!(json(&[0xff, 0]), r#"{"base64":"/wA="}"#);
+    }
+
+    #[test]
+    fn bytes_come_back() {
+        for bytes in [&b""[..], b"text", &[0xff, 0xfe, 0]] {
+            assert_eq!(Bytes::from(bytes.to_vec()).decode(), Ok(bytes.to_vec()));
+        }
+        assert!(Bytes::Base64("?".to_owned()).decode().is_err());
+    }
 }

@@ -1,3 +1,86 @@
-//! The client side of the `tidemill` command.
+//! The client side of the `tidemill` command: `new`, `build`, `deploy`,
+//! `services`, `remove`, `invoke`.
+//!
+//! The binary is the host's: it flattens [`Command`] beside its own `serve`.
+//! Everything that talks to a host goes through its admin API ([`api`]).
 
 pub mod api;
+mod client;
+mod commands;
+mod failure;
+mod project;
+mod show;
+
+use std::process::ExitCode;
+
+use commands::{build, deploy, invoke, new, remove, services};
+
+pub use client::{Admin, Connection};
+
+/// The commands of `tidemill` other than `serve`.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Start a new service: a project that builds, tests and deploys as it is
+    New(new::Args),
+    /// Compile a service to one file: the component with its manifest in it
+    Build(build::Args),
+    /// Put a service on a running host, at once
+    Deploy(deploy::Args),
+    /// List what a host runs, or show one service in detail
+    Services(services::Args),
+    /// Take a service off a host
+    Remove(remove::Args),
+    /// Call a handler by hand; what it publishes and writes is shown, not kept
+    Invoke(invoke::Args),
+}
+
+impl Command {
+    /// Runs the command to its end. What went wrong is on standard error by
+    /// then, and the exit code is 1.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        let result = match self {
+            Self::New(args) => new::run(args),
+            Self::Build(args) => build::run(&args),
+            Self::Deploy(args) => deploy::run(&args),
+            Self::Services(args) => services::run(&args),
+            Self::Remove(args) => remove::run(&args),
+            Self::Invoke(args) => invoke::run(args),
+        };
+        match result {
+            Ok(code) => code,
+            Err(error) => {
+                anstream::eprintln!("{}", failure::render(&error));
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[derive(Debug, clap::Parser)]
+    #[command(name = "tidemill")]
+    struct Tidemill {
+        #[command(subcommand)]
+        _command: super::Command,
+    }
+
+    #[test]
+    fn the_arguments_are_sound() {
+        Tidemill::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples() {
+        for command in Tidemill::command().get_subcommands() {
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(help.contains("Examples"), "{}", command.get_name());
+        }
+    }
+}

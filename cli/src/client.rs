@@ -1,0 +1,273 @@
+//! The admin API of a running host, over plain HTTP.
+
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde::de::DeserializeOwned;
+use ureq::http::{Method, Request, header};
+
+use crate::api::Problem;
+use crate::failure::Failure;
+
+const PORT: u16 = 8081;
+
+/// The largest answer that is read.
+const MOST: u64 = 256 << 20;
+
+/// Which host a command talks to. Flatten it into a command's arguments.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Host")]
+pub struct Connection {
+    /// The host's admin address
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "TIDEMILL_ADMIN",
+        default_value = "127.0.0.1:8081"
+    )]
+    pub admin: Admin,
+    /// The host's admin token, if it was started with one
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "TIDEMILL_ADMIN_TOKEN",
+        hide_env_values = true
+    )]
+    pub admin_token: Option<String>,
+}
+
+/// An admin address: `host:port`, or a URL of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// `host:port`.
+    authority: String,
+}
+
+impl fmt::Display for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.authority)
+    }
+}
+
+impl FromStr for Admin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with("https://") {
+            return Err("the admin API is plain HTTP: write http://, or just host:port".to_owned());
+        }
+        let text = text.strip_prefix("http://").unwrap_or(text);
+        let text = text.strip_suffix('/').unwrap_or(text);
+        let bad = || "write host:port, such as 127.0.0.1:8081".to_owned();
+        if text.contains(['/', '@', '?', '#']) || text.contains(char::is_whitespace) {
+            return Err(bad());
+        }
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, port.parse().map_err(|_| bad())?),
+            _ => match text.parse() {
+                Ok(port) => ("", port),
+                Err(_) => (text, PORT),
+            },
+        };
+        if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
+            return Err(bad());
+        }
+        // The same variable tells a host where to listen: everywhere is here too.
+        let host = match host {
+            "" | "0.0.0.0" => "127.0.0.1",
+            "[::]" => "[::1]",
+            host => host,
+        };
+        Ok(Self {
+            authority: format!("{host}:{port}"),
+        })
+    }
+}
+
+/// A body to send.
+pub(crate) enum Body {
+    None,
+    Component(Vec<u8>),
+    Json(Vec<u8>),
+}
+
+pub(crate) struct Client {
+    agent: ureq::Agent,
+    admin: Admin,
+    token: Option<String>,
+}
+
+impl Client {
+    pub(crate) fn new(connection: &Connection) -> Self {
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            // A host is local or named on purpose: HTTP_PROXY is not for it.
+            .proxy(None)
+            .user_agent(concat!("tidemill/", env!("CARGO_PKG_VERSION")))
+            .timeout_connect(Some(Duration::from_secs(5)))
+            // A deploy compiles; a large component takes its time.
+            .timeout_global(Some(Duration::from_secs(600)))
+            .build();
+        Self {
+            agent: config.new_agent(),
+            admin: connection.admin.clone(),
+            token: connection
+                .admin_token
+                .clone()
+                .filter(|token| !token.is_empty()),
+        }
+    }
+
+    /// Sends a request; the answer is the body of a 2xx, as a value and as the
+    /// JSON that came.
+    pub(crate) fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+    ) -> Result<(T, String)> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.admin))
+            .header(header::ACCEPT, "application/json, application/problem+json");
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let (kind, bytes) = match body {
+            Body::None => (None, Vec::new()),
+            Body::Component(bytes) => (Some("application/wasm"), bytes),
+            Body::Json(bytes) => (Some("application/json"), bytes),
+        };
+        let sent = match kind {
+            None => self
+                .agent
+                .run(request.body(()).map_err(|_| self.bad_token())?),
+            Some(kind) => self.agent.run(
+                request
+                    .header(header::CONTENT_TYPE, kind)
+                    .body(bytes)
+                    .map_err(|_| self.bad_token())?,
+            ),
+        };
+        let mut response = sent.map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
+        let text = response
+            .body_mut()
+            .with_config()
+            .limit(MOST)
+            .read_to_vec()
+            .map_err(|error| self.unreachable(&error))?;
+        if status.is_success()
+            && let Ok(text) = String::from_utf8(text.clone())
+            && let Ok(value) = serde_json::from_str(&text)
+        {
+            return Ok((value, text));
+        }
+        let problem = serde_json::from_slice::<Problem>(&text).ok();
+        Err(match problem {
+            Some(problem) if !status.is_success() => self.refused(status.as_u16(), &problem),
+            _ => Failure::new(format!(
+                "{} answered {status}, but not as a Tidemill host does",
+                self.admin
+            ))
+            .hint("the admin address is another one than that of the services: see --admin"),
+        }
+        .into())
+    }
+
+    fn refused(&self, status: u16, problem: &Problem) -> Failure {
+        let title = if problem.title.is_empty() {
+            format!("the host answered {status}")
+        } else {
+            crate::show::line(&problem.title, 200)
+        };
+        let failure = Failure::new(title).detail(&problem.detail);
+        match (status, &self.token) {
+            (401, None) => failure
+                .hint("this host wants a token: pass --admin-token, or set TIDEMILL_ADMIN_TOKEN"),
+            (401 | 403, Some(_)) => failure.hint("is it the token that the host was started with?"),
+            (404, _) => failure.hint("`tidemill services` lists what is deployed"),
+            _ => failure,
+        }
+    }
+
+    fn bad_token(&self) -> Failure {
+        Failure::new("the admin token has characters that HTTP does not allow in a header")
+    }
+
+    fn unreachable(&self, error: &ureq::Error) -> Failure {
+        let admin = &self.admin;
+        let refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+        match error {
+            ureq::Error::Io(error) if refused(error) => self.nobody(),
+            ureq::Error::ConnectionFailed => self.nobody(),
+            ureq::Error::HostNotFound => {
+                Failure::new(format!("there is no machine called {admin}")).hint("see --admin")
+            }
+            ureq::Error::Timeout(_) => Failure::new(format!("{admin} does not answer in time"))
+                .hint("is it the admin address of a Tidemill host? See --admin"),
+            error => {
+                Failure::new(format!("the connection to {admin} failed")).detail(error.to_string())
+            }
+        }
+    }
+
+    fn nobody(&self) -> Failure {
+        Failure::new(format!("no Tidemill host answers at {}", self.admin))
+            .hint("start one with `tidemill serve`, or name it with --admin")
+    }
+}
+
+/// The path of a service in the API, if it can be a service's name at all.
+pub(crate) fn service_path(name: &str) -> Result<String> {
+    match tidemill_manifest::check_name(name) {
+        Ok(()) => Ok(format!("/v1/services/{name}")),
+        Err(rule) => Err(Failure::new(format!("{name:?} cannot be a service's name"))
+            .hint(rule)
+            .into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_in_every_common_form() {
+        let read = |text: &str| Admin::from_str(text).map(|admin| admin.to_string());
+        for (text, expected) in [
+            ("127.0.0.1:8081", "127.0.0.1:8081"),
+            ("http://127.0.0.1:8081/", "127.0.0.1:8081"),
+            ("tidemill.internal", "tidemill.internal:8081"),
+            ("9000", "127.0.0.1:9000"),
+            (":9000", "127.0.0.1:9000"),
+            ("0.0.0.0:9000", "127.0.0.1:9000"),
+            ("[::]:9000", "[::1]:9000"),
+            ("[::1]", "[::1]:8081"),
+        ] {
+            assert_eq!(read(text), Ok(expected.to_owned()), "{text}");
+        }
+        for text in [
+            "https://a:1",
+            "a:b",
+            "a:99999",
+            "::1:8081",
+            "a/b",
+            "user@a:1",
+            "a b",
+        ] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_is_not_sent() {
+        assert!(service_path("order").is_ok());
+        assert!(service_path("../order").is_err());
+    }
+}

@@ -1,0 +1,8 @@
+//! One module a command: its arguments, what it does, what it prints.
+
+pub(crate) mod build;
+pub(crate) mod deploy;
+pub(crate) mod invoke;
+pub(crate) mod new;
+pub(crate) mod remove;
+pub(crate) mod services;

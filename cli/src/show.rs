@@ -1,0 +1,265 @@
+//! How things look on a terminal: styles, tables, sizes, times. Pure: text in,
+//! text out. Colours are dropped on the way out where they don't belong.
+
+use anstyle::{AnsiColor, Color, Style};
+
+use crate::api::{Bytes, Status};
+
+const fn color(color: AnsiColor) -> Style {
+    Style::new().fg_color(Some(Color::Ansi(color)))
+}
+
+pub(crate) const BOLD: Style = Style::new().bold();
+pub(crate) const DIM: Style = Style::new().dimmed();
+pub(crate) const ERROR: Style = color(AnsiColor::Red).bold();
+pub(crate) const HINT: Style = color(AnsiColor::Cyan).bold();
+pub(crate) const WARNING: Style = color(AnsiColor::Yellow).bold();
+pub(crate) const GOOD: Style = color(AnsiColor::Green).bold();
+const FAIR: Style = color(AnsiColor::Yellow);
+const BAD: Style = color(AnsiColor::Red);
+const FINE: Style = color(AnsiColor::Green);
+
+/// Text with a style around it.
+pub(crate) fn styled(style: Style, text: &str) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// Text from elsewhere, without what could steer a terminal.
+pub(crate) fn clean(text: &str) -> String {
+    text.chars()
+        .map(|char| match char {
+            '\n' | '\t' => char,
+            char if char.is_control() => char::REPLACEMENT_CHARACTER,
+            char => char,
+        })
+        .collect()
+}
+
+/// Text from elsewhere on one line of at most so many characters.
+pub(crate) fn line(text: &str, width: usize) -> String {
+    let text = clean(text).replace(['\n', '\t'], " ");
+    if text.chars().count() <= width {
+        return text;
+    }
+    let mut short: String = text.chars().take(width.saturating_sub(1)).collect();
+    short.push('…');
+    short
+}
+
+/// The part of a revision that people read.
+pub(crate) fn short(revision: &str) -> String {
+    clean(revision).chars().take(12).collect()
+}
+
+pub(crate) fn status(status: Status) -> String {
+    let (style, word) = match status {
+        Status::Running => (FINE, "running"),
+        Status::Starting => (FAIR, "starting"),
+        Status::Retrying => (FAIR, "retrying"),
+        Status::Blocked => (BAD, "blocked"),
+    };
+    styled(style, word)
+}
+
+/// 1234567 as 1,234,567.
+pub(crate) fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Bytes in the unit that fits, to three digits.
+pub(crate) fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000 => format!("{bytes} B"),
+        1_000..1_000_000 => three(bytes as f64 / 1e3, "kB"),
+        1_000_000..1_000_000_000 => three(bytes as f64 / 1e6, "MB"),
+        _ => three(bytes as f64 / 1e9, "GB"),
+    }
+}
+
+/// Microseconds in the unit that fits, to three digits.
+pub(crate) fn duration(micros: u64) -> String {
+    match micros {
+        0..1_000 => format!("{micros} µs"),
+        1_000..1_000_000 => three(micros as f64 / 1e3, "ms"),
+        _ => three(micros as f64 / 1e6, "s"),
+    }
+}
+
+fn three(value: f64, unit: &str) -> String {
+    let decimals = match value {
+        value if value < 9.995 => 2,
+        value if value < 99.95 => 1,
+        _ => 0,
+    };
+    format!("{value:.decimals$} {unit}")
+}
+
+/// Milliseconds since the epoch as a UTC date and time.
+pub(crate) fn time(millis: u64) -> String {
+    let seconds = millis / 1_000;
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Civil date from days since the epoch, by eras of 400 years that begin in
+    // March, so that the leap day is the last of its year.
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC",
+        second / 3_600,
+        second / 60 % 60,
+        second % 60
+    )
+}
+
+/// Bytes on one line, marked where they are no text.
+pub(crate) fn bytes(bytes: &Bytes, width: usize) -> String {
+    match bytes {
+        Bytes::Text(text) if text.is_empty() => styled(DIM, "(empty)"),
+        Bytes::Text(text) => line(text, width),
+        Bytes::Base64(text) => format!("{} {}", styled(DIM, "base64"), line(text, width)),
+    }
+}
+
+/// How a column of a table is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Align {
+    Left,
+    Right,
+}
+
+/// A table with a dim head, its columns two spaces apart. Cells may be styled.
+pub(crate) fn table(head: &[(&str, Align)], rows: &[Vec<String>]) -> String {
+    let widths: Vec<usize> = head
+        .iter()
+        .enumerate()
+        .map(|(column, (title, _))| {
+            rows.iter()
+                .filter_map(|row| row.get(column))
+                .map(|cell| visible(cell))
+                .chain([visible(title)])
+                .max()
+                .unwrap_or_default()
+        })
+        .collect();
+    let titles: Vec<String> = head.iter().map(|(title, _)| styled(DIM, title)).collect();
+    let mut text = String::new();
+    for row in std::iter::once(&titles).chain(rows) {
+        let mut pending = 0;
+        for ((cell, (_, align)), width) in row.iter().zip(head).zip(&widths) {
+            let padding = width - visible(cell);
+            let (before, after) = match align {
+                Align::Left => (0, padding),
+                Align::Right => (padding, 0),
+            };
+            text.push_str(&" ".repeat(pending + before));
+            text.push_str(cell);
+            pending = after + 2;
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// Lines of a label and a value, the values below each other.
+pub(crate) fn fields(fields: &[(&str, String)]) -> String {
+    let width = fields
+        .iter()
+        .map(|(label, _)| visible(label))
+        .max()
+        .unwrap_or_default();
+    let mut text = String::new();
+    for (label, value) in fields {
+        let padding = " ".repeat(width - visible(label));
+        for (index, line) in value.lines().enumerate() {
+            if index == 0 {
+                text.push_str(&format!("  {DIM}{label}{DIM:#}{padding}  {line}\n"));
+            } else {
+                text.push_str(&format!("  {}  {line}\n", " ".repeat(width)));
+            }
+        }
+    }
+    text
+}
+
+fn visible(text: &str) -> usize {
+    anstream::adapter::strip_str(text)
+        .to_string()
+        .chars()
+        .count()
+}
+
+#[cfg(test)]
+pub(crate) fn plain(text: &str) -> String {
+    anstream::adapter::strip_str(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_for_people() {
+        assert_eq!(count(0), "0");
+        assert_eq!(count(999), "999");
+        assert_eq!(count(1_234_567), "1,234,567");
+        assert_eq!(size(417_000), "417 kB");
+        assert_eq!(size(1_500_000), "1.50 MB");
+        assert_eq!(size(12), "12 B");
+        assert_eq!(duration(7), "7 µs");
+        assert_eq!(duration(440_000), "440 ms");
+        assert_eq!(duration(9_996), "10.0 ms");
+        assert_eq!(duration(12_340_000), "12.3 s");
+    }
+
+    #[test]
+    fn times_are_dates() {
+        assert_eq!(time(0), "1970-01-01 00:00:00 UTC");
+        assert_eq!(time(951_782_400_000), "2000-02-29 00:00:00 UTC");
+        assert_eq!(time(1_795_501_800_000), "2026-11-24 06:30:00 UTC");
+        assert_eq!(time(4_107_542_399_999), "2100-02-28 23:59:59 UTC");
+        assert_eq!(time(4_107_542_400_000), "2100-03-01 00:00:00 UTC");
+    }
+
+    #[test]
+    fn tables_align_by_what_is_seen() {
+        let rows = vec![
+            vec!["order".to_owned(), status(Status::Running), "5".to_owned()],
+            vec!["a".to_owned(), status(Status::Blocked), "1,234".to_owned()],
+        ];
+        let head = [
+            ("name", Align::Left),
+            ("status", Align::Left),
+            ("lag", Align::Right),
+        ];
+        assert_eq!(
+            plain(&table(&head, &rows)),
+            "name   status     lag\n\
+             order  running      5\n\
+             a      blocked  1,234\n"
+        );
+    }
+
+    #[test]
+    fn long_lines_are_cut_and_controls_are_marked() {
+        assert_eq!(line("abcdef", 4), "abc…");
+        assert_eq!(line("a\nb\u{7}", 9), "a b\u{fffd}");
+    }
+}
