@@ -1,0 +1,48 @@
+//! The exports of a component: from the contract's records to what the SDK's
+//! users write, and back.
+
+use super::RawEvent;
+use super::bindings::{events, http};
+use crate::event::{Failure, Topics};
+use crate::service::{self, Routes};
+use events::exports::tidemill::service::events as event;
+use http::exports::tidemill::service::http as wire;
+
+/// Answers one request.
+pub async fn answer(routes: &Routes, request: wire::Request) -> wire::Response {
+    let request = service::Request {
+        method: request.method,
+        target: request.target,
+        authority: request.authority,
+        headers: request.headers,
+        body: request.body.into(),
+    };
+    let response = service::answer(routes, request).await;
+    wire::Response {
+        status: response.status,
+        headers: response.headers,
+        body: response.body.into(),
+    }
+}
+
+/// Handles one event.
+pub async fn consume(topics: &Topics, event: event::Event) -> Result<(), event::Failure> {
+    let event = RawEvent {
+        topic: event.topic,
+        partition: event.partition,
+        offset: event.offset,
+        timestamp: event.timestamp,
+        key: event.key,
+        value: event.value,
+        headers: event
+            .headers
+            .into_iter()
+            .map(|header| (header.name, header.value))
+            .collect(),
+        attempt: event.attempt,
+    };
+    topics.handle(event).await.map_err(|failure| match failure {
+        Failure::Retry(why) => event::Failure::Retry(why),
+        Failure::Reject(why) => event::Failure::Reject(why),
+    })
+}
