@@ -1,11 +1,26 @@
 //! The Tidemill host: it bridges HTTP and Kafka to services that are WASM
 //! components. ARCHITECTURE.md says how the parts fit.
 
+pub mod dispatch;
 pub mod effects;
+pub mod events;
+pub mod host;
 pub mod invocation;
 pub mod kafka;
+pub mod library;
+pub mod metrics;
+pub mod problem;
+pub mod routes;
 pub mod runtime;
+pub mod service;
 pub mod state;
+
+/// Milliseconds since the Unix epoch.
+pub(crate) fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    // A clock before 1970 is one that nobody set.
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
 
 #[cfg(test)]
 mod testing;

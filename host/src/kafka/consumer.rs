@@ -42,17 +42,6 @@ pub enum Change {
     Lost(Vec<Source>),
 }
 
-/// Where to begin reading a partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// At this offset.
-    At(i64),
-    /// At the first offset there is.
-    Earliest,
-    /// Behind the last offset there is.
-    Latest,
-}
-
 /// What a partition's queue gave.
 #[derive(Debug)]
 pub enum Received {
@@ -173,23 +162,17 @@ impl Consumer {
         Ok(found.collect())
     }
 
-    /// Takes on partitions that were assigned, to be read from where `starts`
-    /// says, each through its own queue.
-    pub fn take(&self, starts: &[(Source, Start)]) -> Result<Vec<(Source, Queue)>, KafkaError> {
-        let mut list = TopicPartitionList::new();
-        for ((topic, partition), start) in starts {
-            let offset = match start {
-                Start::At(offset) => Offset::Offset(*offset),
-                Start::Earliest => Offset::Beginning,
-                Start::Latest => Offset::End,
-            };
-            list.add_partition_offset(topic, *partition, offset)
-                .map_err(|error| self.fail(&error))?;
-        }
+    /// Takes on partitions that were assigned, to be read from these offsets on,
+    /// each through its own queue.
+    pub fn take(
+        &self,
+        positions: &BTreeMap<Source, i64>,
+    ) -> Result<Vec<(Source, Queue)>, KafkaError> {
+        let list = self.list(positions)?;
         // The queues first: once they stand, nothing of these partitions comes
         // through the group's own queue.
-        let mut queues = Vec::with_capacity(starts.len());
-        for ((topic, partition), _) in starts {
+        let mut queues = Vec::with_capacity(positions.len());
+        for (topic, partition) in positions.keys() {
             let queue = self.inner.split_partition_queue(topic, *partition);
             let queue = queue.ok_or_else(|| KafkaError::Group {
                 group: self.group.clone(),
@@ -249,11 +232,7 @@ impl Consumer {
         if positions.is_empty() {
             return Ok(());
         }
-        let mut list = TopicPartitionList::new();
-        for ((topic, partition), offset) in positions {
-            list.add_partition_offset(topic, *partition, Offset::Offset(*offset))
-                .map_err(|error| self.fail(&error))?;
-        }
+        let list = self.list(positions)?;
         let mode = if wait {
             CommitMode::Sync
         } else {
@@ -262,6 +241,15 @@ impl Consumer {
         self.inner
             .commit(&list, mode)
             .map_err(|error| self.fail(&error))
+    }
+
+    fn list(&self, positions: &BTreeMap<Source, i64>) -> Result<TopicPartitionList, KafkaError> {
+        let mut list = TopicPartitionList::new();
+        for ((topic, partition), offset) in positions {
+            list.add_partition_offset(topic, *partition, Offset::Offset(*offset))
+                .map_err(|error| self.fail(&error))?;
+        }
+        Ok(list)
     }
 
     /// Leaves the group: others get its partitions at once. Everything that was

@@ -13,6 +13,6 @@ mod publisher;
 mod topics;
 
 pub use cluster::{Brokers, Cluster, KafkaError, Topics};
-pub use consumer::{Change, Consumer, Ends, Queue, Received, Source, Start};
+pub use consumer::{Change, Consumer, Ends, Queue, Received, Source};
 pub use publisher::{PublishError, Publisher};
 

@@ -72,6 +72,11 @@ impl Runtime {
         Component::check(compiled, took, &self.linker, manifest, revision)
     }
 
+    /// Says what a file is that is not a component.
+    pub fn recognise(&self, bytes: &[u8]) -> Result<(), LoadError> {
+        recognise(bytes)
+    }
+
     fn compile(
         &self,
         bytes: &[u8],

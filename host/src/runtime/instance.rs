@@ -31,7 +31,7 @@ pub struct Instance {
 }
 
 /// What a call came to, and the instance if it may be used again.
-pub type Called<T> = (Result<(T, Effects), Failure>, Option<Instance>);
+pub(crate) type Called<T> = (Result<(T, Effects), Failure>, Option<Instance>);
 
 impl Instance {
     pub(super) async fn new(

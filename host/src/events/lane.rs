@@ -1,0 +1,258 @@
+//! A lane: the events that must run one after another.
+//!
+//! For a service with state that is one shard, partition i of all its topics;
+//! for one without, a single partition. A lane runs an event on top of what the
+//! events before it wrote, whether that is committed yet or not, and hands its
+//! effects to the committer. It reads no more while enough is on its way.
+
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use parking_lot::Mutex;
+use tidemill_cli::api::Status;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::group::{Done, Origin, Reply};
+use super::line::{Failed, Line};
+use super::policy;
+use crate::dispatch;
+use crate::invocation::{Event, Failure};
+use crate::kafka::{Cluster, Consumer, Queue, Received, Source};
+use crate::service::Service;
+use crate::state::{Overlay, Tables, View};
+
+/// What a lane is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Read and run.
+    Run,
+    /// Run nothing new; end when everything that ran is committed.
+    Drain,
+}
+
+/// What a lane works with.
+pub(super) struct Ties {
+    pub(super) service: Arc<Service>,
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) consumer: Arc<Consumer>,
+    pub(super) done: mpsc::UnboundedSender<Done>,
+    pub(super) origin: Arc<Origin>,
+    pub(super) replies: mpsc::UnboundedReceiver<Reply>,
+    pub(super) orders: watch::Receiver<Order>,
+    /// Changes when another revision is current.
+    pub(super) swaps: watch::Receiver<u64>,
+    /// None for a service without state.
+    pub(super) tables: Option<Arc<Tables>>,
+}
+
+/// One lane at work.
+pub(super) struct Lane {
+    ties: Ties,
+    line: Line,
+    pending: Arc<Mutex<Overlay>>,
+    /// After a failure: nothing runs before this time.
+    resting_until: Option<Instant>,
+}
+
+/// How long a partition is left alone whose offset does not exist.
+const RECHECK: Duration = Duration::from_secs(10);
+
+impl Lane {
+    pub(super) fn new(ties: Ties) -> Lane {
+        Lane {
+            ties,
+            line: Line::default(),
+            pending: Arc::default(),
+            resting_until: None,
+        }
+    }
+
+    /// Runs until it is told to drain and has, or its committer is gone.
+    pub(super) async fn run(mut self, queues: Vec<(Source, Queue)>) {
+        let mut sources: Vec<_> = queues
+            .iter()
+            .map(|(source, queue)| (source, queue.events()))
+            .collect();
+        let mut turn = 0;
+        loop {
+            let draining = *self.ties.orders.borrow_and_update() == Order::Drain;
+            if draining && self.line.is_settled() {
+                return;
+            }
+            let may_run = !draining && self.resting_until.is_none() && !self.line.is_full();
+            if may_run && let Some(event) = self.line.next_again() {
+                self.handle(event).await;
+                while let Ok(reply) = self.ties.replies.try_recv() {
+                    self.settled(reply);
+                }
+                continue;
+            }
+            let next = std::future::poll_fn(|context| {
+                // Each source in turn, so that none starves the others.
+                for step in 0..sources.len() {
+                    let index = (turn + step) % sources.len();
+                    let (source, events) = &mut sources[index];
+                    if let Poll::Ready(Some(received)) = events.poll_next_unpin(context) {
+                        turn = index + 1;
+                        return Poll::Ready((*source, received));
+                    }
+                }
+                Poll::Pending
+            });
+            let resting = self.resting_until;
+            tokio::select! {
+                biased;
+                reply = self.ties.replies.recv() => match reply {
+                    Some(reply) => self.settled(reply),
+                    None => return,
+                },
+                (source, received) = next, if may_run => match received {
+                    Received::Event(event) => self.handle(event).await,
+                    Received::OutOfRange => self.out_of_range(source).await,
+                    Received::Failed(why) => {
+                        let service = self.ties.service.name();
+                        tracing::debug!(service, topic = &*source.0, partition = source.1, "reading failed: {why}");
+                    }
+                },
+                changed = self.ties.orders.changed() => if changed.is_err() { return },
+                () = sleep_until(resting), if resting.is_some() => self.resting_until = None,
+                // A new revision may well be the remedy: try at once.
+                Ok(()) = self.ties.swaps.changed(), if resting.is_some() => self.resting_until = None,
+            }
+        }
+    }
+
+    /// Runs one event.
+    async fn handle(&mut self, event: Event) {
+        let view = match &self.ties.tables {
+            Some(tables) => View::Shard {
+                tables: tables.clone(),
+                shard: event.partition.try_into().unwrap_or_default(),
+                pending: self.pending.clone(),
+            },
+            None => View::NotGranted,
+        };
+        let attempt = self.line.attempt(&event);
+        let revision = self.ties.service.current();
+        match dispatch::event(&self.ties.service, &revision, &event, attempt, view).await {
+            Ok(effects) => {
+                let source = (event.topic.clone(), event.partition);
+                let offset = event.offset;
+                let number = self.line.ran(event);
+                if !effects.rows.is_empty() {
+                    self.pending.lock().write(number, &effects.rows);
+                }
+                // Without a committer the lane ends at its next reply.
+                let _ = self.ties.done.send(Done {
+                    origin: self.ties.origin.clone(),
+                    term: self.ties.origin.term(),
+                    number,
+                    source,
+                    offset,
+                    effects,
+                });
+            }
+            Err(failure) => {
+                let failed = self.line.failed(event);
+                self.rest(&failed, &failure, revision.short());
+            }
+        }
+    }
+
+    /// Takes in what the committer says.
+    fn settled(&mut self, reply: Reply) {
+        match reply {
+            Reply::Committed(number) => {
+                self.pending.lock().committed(number);
+                let (_, last) = self.line.committed(number);
+                if let Some(last) = last {
+                    let source = (last.topic, last.partition);
+                    let board = self.ties.service.board();
+                    board.committed(&source, last.offset + 1);
+                }
+            }
+            Reply::Refused(number, cause) => {
+                self.pending.lock().take_back(number);
+                if let Some(failed) = self.line.take_back(number) {
+                    let revision = self.ties.service.current();
+                    self.rest(&failed, &Failure::Retry(cause), revision.short());
+                }
+            }
+        }
+    }
+
+    /// An event has failed: says so, and rests for as long as the policy says.
+    fn rest(&mut self, failed: &Failed, failure: &Failure, revision: &str) {
+        let verdict = policy::verdict(failure, failed.failures, jitter());
+        let why = failure.to_string();
+        let service = self.ties.service.name();
+        let (topic, partition) = (&*failed.source.0, failed.source.1);
+        let (offset, failures) = (failed.offset, failed.failures);
+        let pause = format!("{:.1?}", verdict.pause);
+        let outcome = failure.name();
+        if verdict.status == Status::Blocked {
+            tracing::error!(service, revision, topic, partition, offset, failures, outcome, "this event blocks its partition, trying again in {pause}: {why}");
+        } else {
+            tracing::warn!(service, revision, topic, partition, offset, failures, outcome, "event failed, trying again in {pause}: {why}");
+        }
+        let board = self.ties.service.board();
+        board.failed(&failed.source, verdict.status, failures, why);
+        self.resting_until = Some(Instant::now() + verdict.pause);
+    }
+
+    /// The offset to read at is not there: removed by retention, or the topic
+    /// was made anew and is shorter. The first is passed over, loudly; the
+    /// second would mix two topics in one state, and needs a person.
+    async fn out_of_range(&mut self, source: &Source) {
+        let service = self.ties.service.clone();
+        let (topic, partition) = (&*source.0, source.1);
+        let position = service.board().position(source);
+        let Err(why) = self.find_offset(source, position).await else {
+            return;
+        };
+        let service = service.name();
+        tracing::error!(service, topic, partition, "this partition cannot go on: {why}");
+        let board = self.ties.service.board();
+        board.failed(source, Status::Blocked, 0, why);
+        self.resting_until = Some(Instant::now() + RECHECK);
+    }
+
+    async fn find_offset(&self, source: &Source, position: i64) -> Result<(), String> {
+        let (cluster, asked) = (self.ties.cluster.clone(), source.clone());
+        let marks =
+            tokio::task::spawn_blocking(move || cluster.watermarks(&asked.0, asked.1)).await;
+        let (low, high) = marks
+            .map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())?;
+        if position > high {
+            return Err(format!(
+                "the partition ends at offset {high}, before {position}, up to which it was \
+                 consumed: the topic was made anew. To consume it from its beginning, deploy the \
+                 service under another name"
+            ));
+        }
+        if position < low {
+            let service = self.ties.service.name();
+            let (topic, partition) = (&*source.0, source.1);
+            tracing::error!(service, topic, partition, position, low, "events were removed by retention before they were consumed, going on at the first one left");
+        }
+        let seek = self.ties.consumer.seek(source, position.max(low));
+        seek.map_err(|error| error.to_string())
+    }
+}
+
+async fn sleep_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// From 0 to 1, different each time.
+fn jitter() -> f64 {
+    let bits = uuid::Uuid::new_v4().as_u128() as u32;
+    f64::from(bits) / f64::from(u32::MAX)
+}

@@ -1,0 +1,288 @@
+//! What a lane runs next, and what it ran that is not committed yet.
+//!
+//! Events of a lane keep their order whatever fails. An event that has run gets
+//! a number; commits come back as "all up to this number", failures as "this
+//! number and all behind it run again".
+
+use std::collections::VecDeque;
+
+use crate::invocation::Event;
+use crate::kafka::Source;
+
+/// The events of one lane that are under way.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    /// To run before anything new is read, in order.
+    again: VecDeque<Event>,
+    /// Ran well, waiting for their commit, by number.
+    ran: VecDeque<(u64, Event)>,
+    next: u64,
+    bytes: usize,
+    failing: Option<Failing>,
+}
+
+/// The event that failed last, and how often.
+#[derive(Debug)]
+struct Failing {
+    partition: i32,
+    offset: i64,
+    topic: std::sync::Arc<str>,
+    failures: u32,
+}
+
+impl Failing {
+    fn is(&self, event: &Event) -> bool {
+        self.offset == event.offset
+            && self.partition == event.partition
+            && self.topic == event.topic
+    }
+}
+
+/// An event that has failed: which one, and how often by now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failed {
+    pub(super) source: Source,
+    pub(super) offset: i64,
+    pub(super) failures: u32,
+}
+
+/// A lane holds no more than this many events that are not committed.
+pub(super) const MAX_EVENTS: usize = 10_000;
+/// Nor more than this many bytes of them, but for a single event.
+pub(super) const MAX_BYTES: usize = 8 << 20;
+
+impl Line {
+    /// Whether nothing new may be read until something is committed.
+    pub(super) fn is_full(&self) -> bool {
+        self.ran.len() >= MAX_EVENTS || self.bytes >= MAX_BYTES
+    }
+
+    /// Whether everything that ran is committed.
+    pub(super) fn is_settled(&self) -> bool {
+        self.ran.is_empty()
+    }
+
+    /// The event to run again next.
+    pub(super) fn next_again(&mut self) -> Option<Event> {
+        self.again.pop_front()
+    }
+
+    /// Which attempt this event is in, from 1.
+    pub(super) fn attempt(&self, event: &Event) -> u32 {
+        match &self.failing {
+            Some(failing) if failing.is(event) => failing.failures.saturating_add(1),
+            _ => 1,
+        }
+    }
+
+    /// An event ran well. Returns its number.
+    pub(super) fn ran(&mut self, event: Event) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.bytes += event.size();
+        self.ran.push_back((number, event));
+        number
+    }
+
+    /// An event failed: it stays where it is.
+    pub(super) fn failed(&mut self, event: Event) -> Failed {
+        let failures = self.attempt(&event);
+        self.failing = Some(Failing {
+            partition: event.partition,
+            offset: event.offset,
+            topic: event.topic.clone(),
+            failures,
+        });
+        let failed = Failed {
+            source: (event.topic.clone(), event.partition),
+            offset: event.offset,
+            failures,
+        };
+        self.again.push_front(event);
+        failed
+    }
+
+    /// All up to `number` are committed. Returns how many events that are, and
+    /// the last one.
+    pub(super) fn committed(&mut self, number: u64) -> (usize, Option<Event>) {
+        let (mut count, mut last) = (0, None);
+        while self.ran.front().is_some_and(|(first, _)| *first <= number) {
+            let Some((_, event)) = self.ran.pop_front() else {
+                break;
+            };
+            self.bytes -= event.size();
+            if self.failing.as_ref().is_some_and(|failing| failing.is(&event)) {
+                self.failing = None;
+            }
+            count += 1;
+            last = Some(event);
+        }
+        (count, last)
+    }
+
+    /// The effects of `number` cannot be committed: it has failed, and those
+    /// behind it ran on its results. All of them run again. None if it is not
+    /// waiting for a commit.
+    pub(super) fn take_back(&mut self, number: u64) -> Option<Failed> {
+        let mut failed = None;
+        while self.ran.back().is_some_and(|(last, _)| *last >= number) {
+            let Some((_, event)) = self.ran.pop_back() else {
+                break;
+            };
+            self.bytes -= event.size();
+            if let Some(earlier) = failed.replace(event) {
+                self.again.push_front(earlier);
+            }
+        }
+        Some(self.failed(failed?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(offset: i64) -> Event {
+        Event {
+            topic: "t".into(),
+            partition: 0,
+            offset,
+            timestamp: None,
+            key: None,
+            value: Some(vec![0; 10].into()),
+            headers: Vec::new(),
+        }
+    }
+
+    fn run(line: &mut Line, offsets: std::ops::Range<i64>) {
+        for offset in offsets {
+            line.ran(event(offset));
+        }
+    }
+
+    /// The offset that failed, and how often.
+    fn taken_back(line: &mut Line, number: u64) -> Option<(i64, u32)> {
+        let failed = line.take_back(number)?;
+        Some((failed.offset, failed.failures))
+    }
+
+    fn again(line: &mut Line) -> Vec<i64> {
+        std::iter::from_fn(|| line.next_again())
+            .map(|event| event.offset)
+            .collect()
+    }
+
+    #[test]
+    fn a_failed_event_is_the_next_to_run() {
+        let mut line = Line::default();
+        assert_eq!(line.attempt(&event(5)), 1);
+        assert_eq!(line.failed(event(5)).failures, 1);
+        let next = line.next_again().unwrap();
+        assert_eq!((next.offset, line.attempt(&next)), (5, 2));
+        assert_eq!(line.failed(next).failures, 2);
+        assert_eq!(line.attempt(&event(6)), 1);
+    }
+
+    #[test]
+    fn what_ran_on_a_wrong_result_runs_again_in_order() {
+        let mut line = Line::default();
+        run(&mut line, 10..15);
+        assert_eq!(line.committed(1).0, 2);
+        assert_eq!(taken_back(&mut line, 3), Some((13, 1)));
+        // 12 (number 2) is still on its way.
+        assert!(!line.is_settled());
+        assert_eq!(again(&mut line), [13, 14]);
+        let (count, last) = line.committed(2);
+        assert_eq!((count, last.unwrap().offset), (1, 12));
+        assert!(line.is_settled());
+    }
+
+    #[test]
+    fn events_that_wait_already_stay_behind_those_taken_back() {
+        let mut line = Line::default();
+        run(&mut line, 0..3);
+        line.failed(event(3));
+        assert_eq!(taken_back(&mut line, 1), Some((1, 1)));
+        assert_eq!(again(&mut line), [1, 2, 3]);
+    }
+
+    #[test]
+    fn an_event_whose_effects_are_refused_again_and_again_counts_its_failures() {
+        let mut line = Line::default();
+        for failures in 1..4 {
+            let number = line.ran(event(7));
+            assert_eq!(taken_back(&mut line, number), Some((7, failures)));
+            assert_eq!(again(&mut line), [7]);
+        }
+        let number = line.ran(event(7));
+        line.committed(number);
+        assert_eq!(line.attempt(&event(7)), 1);
+    }
+
+    #[test]
+    fn a_failure_that_comes_twice_is_one() {
+        let mut line = Line::default();
+        run(&mut line, 0..2);
+        assert_eq!(taken_back(&mut line, 0), Some((0, 1)));
+        assert_eq!(taken_back(&mut line, 0), None);
+        assert_eq!(again(&mut line), [0, 1]);
+    }
+
+    #[test]
+    fn a_line_is_full_by_events_or_bytes() {
+        let mut line = Line::default();
+        run(&mut line, 0..MAX_EVENTS as i64);
+        assert!(line.is_full());
+        line.committed(0);
+        assert!(!line.is_full());
+        let mut large = event(0);
+        large.value = Some(vec![0; MAX_BYTES].into());
+        let number = line.ran(large);
+        assert!(line.is_full());
+        line.committed(number);
+        assert!(!line.is_full() && line.bytes == 0);
+    }
+
+    /// Whatever comes in which order, each offset is committed once, in order.
+    #[test]
+    fn every_event_is_committed_once_and_in_order() {
+        for seed in 0..200u64 {
+            let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+            let mut chance = |of: u64| {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                random % of
+            };
+            let (mut line, mut read, mut committed) = (Line::default(), 0, Vec::new());
+            while committed.len() < 50 {
+                match chance(6) {
+                    0..=2 => {
+                        let event = line.next_again().unwrap_or_else(|| {
+                            read += 1;
+                            event(read - 1)
+                        });
+                        if chance(4) == 0 {
+                            line.failed(event);
+                        } else {
+                            line.ran(event);
+                        }
+                    }
+                    3 if !line.is_settled() => {
+                        let first = line.ran[0].0;
+                        let number = first + chance(line.ran.len() as u64);
+                        let before = committed.len() as i64;
+                        let (count, last) = line.committed(number);
+                        committed.extend(before..before + count as i64);
+                        assert_eq!(last.unwrap().offset, *committed.last().unwrap());
+                    }
+                    4 if !line.is_settled() => {
+                        let first = line.ran[0].0;
+                        line.take_back(first + chance(line.ran.len() as u64));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}

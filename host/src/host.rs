@@ -1,0 +1,399 @@
+//! The host: what is deployed, and deploying.
+//!
+//! A deploy is compile, check, swap. Everything that can fail, fails before the
+//! swap, with the running revision untouched.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use sha2::{Digest, Sha256};
+use tidemill_cli::api;
+use tidemill_manifest::{Manifest, ManifestError};
+use tokio::sync::{Mutex, Semaphore};
+
+use crate::events::Subscription;
+use crate::invocation::Failure;
+use crate::kafka::{Cluster, KafkaError, Publisher};
+use crate::library::{Library, LibraryError, Record};
+use crate::metrics::Metrics;
+use crate::routes::Routes;
+use crate::runtime::{LoadError, Runtime, hex};
+use crate::service::{Revision, Service};
+use crate::state::{Store, StoreError};
+
+/// Why a deploy was refused. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum DeployError {
+    /// The component file has no manifest in it.
+    #[error(
+        "the component carries no manifest: build it with `tidemill build`, which puts service.toml \
+         in it"
+    )]
+    NoManifest,
+    /// The section that should hold the manifest does not.
+    #[error("the component's manifest cannot be read: {0}")]
+    BadSection(String),
+    /// The manifest is wrong.
+    #[error("{0}")]
+    Manifest(ManifestError),
+    /// The component is wrong.
+    #[error(transparent)]
+    Component(#[from] LoadError),
+    /// A route that another service has.
+    #[error(
+        "the route {route} belongs to the service {owner:?} already: change one of them, or remove \
+         that service"
+    )]
+    RouteTaken {
+        /// The route.
+        route: String,
+        /// The service that has it.
+        owner: String,
+    },
+    /// The component does not start.
+    #[error("the component does not start: {0}")]
+    Start(Failure),
+    /// Its OpenAPI document is none.
+    #[error("the component's OpenAPI document is not valid JSON: {0}")]
+    OpenApi(serde_json::Error),
+    /// Kafka does not do what is needed.
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+    /// The state store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The data directory failed.
+    #[error(transparent)]
+    Library(#[from] LibraryError),
+    /// The host is shutting down.
+    #[error("the host is shutting down")]
+    Stopping,
+    /// A task of the host's failed.
+    #[error("the host failed: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// A running host.
+pub struct Host {
+    runtime: Runtime,
+    library: Library,
+    /// The Kafka cluster.
+    pub cluster: Arc<Cluster>,
+    /// The producer that all services share.
+    pub publisher: Arc<Publisher>,
+    store: Store,
+    /// What is counted.
+    pub metrics: Metrics,
+    routes: ArcSwap<Routes>,
+    /// One change at a time; also what is consumed.
+    changing: Mutex<Changing>,
+    /// Where the public listener can be reached, for messages.
+    pub url: String,
+}
+
+#[derive(Default)]
+struct Changing {
+    subscriptions: BTreeMap<String, Subscription>,
+    stopping: bool,
+}
+
+/// Where a component to load comes from.
+enum Origin {
+    /// A deploy: topics are created, and everything is kept.
+    Deploy,
+    /// The data directory, at start.
+    Kept(Record),
+}
+
+impl Host {
+    /// A host without services.
+    pub fn new(
+        runtime: Runtime,
+        library: Library,
+        cluster: Arc<Cluster>,
+        store: Store,
+        metrics: Metrics,
+        url: String,
+    ) -> Result<Host, KafkaError> {
+        Ok(Host {
+            runtime,
+            library,
+            publisher: Arc::new(Publisher::new(&cluster)?),
+            cluster,
+            store,
+            metrics,
+            routes: ArcSwap::default(),
+            changing: Mutex::default(),
+            url,
+        })
+    }
+
+    /// The current routing table.
+    pub fn routes(&self) -> arc_swap::Guard<Arc<Routes>> {
+        self.routes.load()
+    }
+
+    /// A service by its name.
+    pub fn service(&self, name: &str) -> Option<Arc<Service>> {
+        self.routes.load().service(name).cloned()
+    }
+
+    /// All services, by name.
+    pub fn services(&self) -> Vec<Arc<Service>> {
+        self.routes.load().services().values().cloned().collect()
+    }
+
+    /// Starts the services that were deployed before. One that does not start
+    /// any more is left out, with the reason in the log.
+    pub async fn start_kept(self: &Arc<Self>) {
+        let host = self.clone();
+        let kept = tokio::task::spawn_blocking(move || host.library.deployed()).await;
+        for (name, record, component) in kept.unwrap_or_default() {
+            if let Err(error) = self.load(component, Origin::Kept(record)).await {
+                tracing::error!(service = name, %error, "a deployed service does not start");
+            }
+        }
+    }
+
+    /// Deploys a component that carries its manifest.
+    pub async fn deploy(self: &Arc<Self>, component: Vec<u8>) -> Result<api::Deployed, DeployError> {
+        self.load(component, Origin::Deploy).await
+    }
+
+    async fn load(
+        self: &Arc<Self>,
+        component: Vec<u8>,
+        origin: Origin,
+    ) -> Result<api::Deployed, DeployError> {
+        // Compiling takes long and needs no turn; the rest is one at a time.
+        let host = self.clone();
+        let checked = tokio::task::spawn_blocking(move || host.check(component)).await??;
+        let mut changing = self.changing.lock().await;
+        if changing.stopping {
+            return Err(DeployError::Stopping);
+        }
+        let manifest = checked.manifest.clone();
+        if let Some((route, owner)) = self.routes.load().conflict(&manifest) {
+            return Err(DeployError::RouteTaken { route, owner });
+        }
+        let openapi = describe(&checked.component).await?;
+        let created_topics = match origin {
+            Origin::Deploy => self.topics(&manifest).await?,
+            // Created at the deploy; Kafka may not answer yet.
+            Origin::Kept(_) => Vec::new(),
+        };
+        let record = match &origin {
+            Origin::Deploy => Record {
+                digest: checked.digest.clone(),
+                deployed_at: crate::now_ms(),
+            },
+            Origin::Kept(record) => record.clone(),
+        };
+        let compiled_in = checked.component.compiled_in();
+        let revision = Arc::new(Revision {
+            permits: Semaphore::new(manifest.limits.concurrency as usize),
+            digest: checked.digest,
+            manifest: manifest.clone(),
+            manifest_text: checked.manifest_text,
+            component: checked.component,
+            openapi,
+            size: checked.bytes.len() as u64,
+            deployed_at: record.deployed_at,
+        });
+        let tables = self.store.tables(&manifest.name)?;
+        if let Origin::Deploy = origin {
+            let (host, name) = (self.clone(), manifest.name.clone());
+            let bytes = checked.bytes;
+            tokio::task::spawn_blocking(move || host.library.keep(&name, &record, &bytes))
+                .await??;
+        }
+
+        // Nothing below fails but joining the group, which is tried again.
+        let mut services = self.routes.load().services().clone();
+        let (service, previous) = match services.get(&manifest.name) {
+            Some(service) => (service.clone(), Some(service.swap(revision.clone()))),
+            None => {
+                let metrics = self.metrics.service(&manifest.name);
+                let service = Arc::new(Service::new(revision.clone(), metrics, tables));
+                services.insert(manifest.name.clone(), service.clone());
+                (service, None)
+            }
+        };
+        self.routes.store(Arc::new(Routes::of(services)));
+        self.subscribe(&mut changing, &service).await?;
+        if previous.is_some() {
+            let host = self.clone();
+            tokio::task::spawn_blocking(move || host.library.tidy()).await?;
+        }
+        let previous = previous.map(|previous| previous.digest.clone());
+        tracing::info!(
+            service = service.name(),
+            revision = revision.short(),
+            "deployed"
+        );
+        Ok(api::Deployed {
+            name: manifest.name.clone(),
+            revision: revision.digest.clone(),
+            previous,
+            routes: routes(&manifest),
+            subscribes: subscribes(&manifest),
+            created_topics,
+            compile_us: compiled_in.map(micros),
+            url: self.url.clone(),
+        })
+    }
+
+    /// Reads, compiles and checks a component. Blocks.
+    fn check(&self, bytes: Vec<u8>) -> Result<Checked, DeployError> {
+        let manifest_text = match tidemill_manifest::embedded(&bytes) {
+            Ok(Some(text)) => text,
+            // What is no component at all is told so before its manifest is missed.
+            Ok(None) => {
+                self.runtime.recognise(&bytes)?;
+                return Err(DeployError::NoManifest);
+            }
+            Err(error) => {
+                self.runtime.recognise(&bytes)?;
+                return Err(DeployError::BadSection(error.to_string()));
+            }
+        };
+        let manifest = Manifest::parse(&manifest_text, "service.toml").map_err(DeployError::Manifest)?;
+        let manifest = Arc::new(manifest);
+        let digest = hex(&Sha256::digest(&bytes));
+        let short = digest.get(..12).unwrap_or(&digest);
+        let component = self.runtime.load(&bytes, manifest.clone(), short)?;
+        Ok(Checked {
+            bytes,
+            digest,
+            manifest,
+            manifest_text,
+            component,
+        })
+    }
+
+    /// Sees to it that the topics are there which a manifest names.
+    async fn topics(self: &Arc<Self>, manifest: &Manifest) -> Result<Vec<String>, KafkaError> {
+        let mut wanted = subscribes(manifest);
+        wanted.extend(manifest.grants.publish.iter().cloned());
+        wanted.sort_unstable();
+        wanted.dedup();
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let joined = (manifest.grants.state).then(|| subscribes(manifest));
+        let cluster = self.cluster.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            let created = cluster.create_missing(&wanted)?;
+            if let Some(joined) = joined {
+                cluster.check_equal_partitions(&joined)?;
+            }
+            Ok(created)
+        });
+        asked.await.unwrap_or_else(|error| {
+            Err(KafkaError::Config(format!("a task of the host's failed: {error}")))
+        })
+    }
+
+    /// Makes what is consumed be what the current manifest says.
+    async fn subscribe(
+        &self,
+        changing: &mut Changing,
+        service: &Arc<Service>,
+    ) -> Result<(), KafkaError> {
+        let manifest = service.current().manifest.clone();
+        let running = changing.subscriptions.get(service.name());
+        if running.is_some_and(|running| running.fits(&manifest)) {
+            return Ok(());
+        }
+        if let Some(running) = changing.subscriptions.remove(service.name()) {
+            running.stop().await;
+        }
+        if !manifest.subscribe.is_empty() {
+            let subscription = Subscription::start(
+                service.clone(),
+                self.cluster.clone(),
+                self.publisher.clone(),
+            )?;
+            changing
+                .subscriptions
+                .insert(service.name().to_owned(), subscription);
+        }
+        Ok(())
+    }
+
+    /// Stops a service and forgets it. Its state and its group's offsets stay,
+    /// so that it goes on where it was when it is deployed again.
+    pub async fn remove(self: &Arc<Self>, name: &str) -> Result<Option<api::Removed>, DeployError> {
+        let mut changing = self.changing.lock().await;
+        let mut services = self.routes.load().services().clone();
+        let Some(service) = services.remove(name) else {
+            return Ok(None);
+        };
+        self.routes.store(Arc::new(Routes::of(services)));
+        if let Some(subscription) = changing.subscriptions.remove(name) {
+            subscription.stop().await;
+        }
+        let (host, forgotten) = (self.clone(), name.to_owned());
+        tokio::task::spawn_blocking(move || host.library.forget(&forgotten)).await??;
+        let revision = service.current();
+        tracing::info!(service = name, revision = revision.short(), "removed");
+        Ok(Some(api::Removed {
+            name: name.to_owned(),
+            revision: revision.digest.clone(),
+        }))
+    }
+
+    /// Finishes what runs, commits it, and leaves all groups. Nothing can be
+    /// deployed from then on.
+    pub async fn stop(&self) {
+        let mut changing = self.changing.lock().await;
+        changing.stopping = true;
+        let subscriptions = std::mem::take(&mut changing.subscriptions);
+        let stopping = subscriptions.into_values().map(Subscription::stop);
+        futures_util::future::join_all(stopping).await;
+        let publisher = self.publisher.clone();
+        let flushed =
+            tokio::task::spawn_blocking(move || publisher.flush(Duration::from_secs(5))).await;
+        if let Err(error) = flushed {
+            tracing::error!(%error, "the producer was not flushed");
+        }
+    }
+}
+
+/// A component that passed all checks but those against other services.
+struct Checked {
+    bytes: Vec<u8>,
+    digest: String,
+    manifest: Arc<Manifest>,
+    manifest_text: String,
+    component: crate::runtime::Component,
+}
+
+/// Starts a first instance, and asks it for its OpenAPI document.
+async fn describe(
+    component: &crate::runtime::Component,
+) -> Result<Option<serde_json::Value>, DeployError> {
+    component.warm().await.map_err(DeployError::Start)?;
+    let document = component.describe().await.map_err(DeployError::Start)?;
+    document
+        .map(|document| serde_json::from_str(&document).map_err(DeployError::OpenApi))
+        .transpose()
+}
+
+/// A manifest's routes, as they are shown.
+pub fn routes(manifest: &Manifest) -> Vec<String> {
+    let routes = manifest.http.iter().flat_map(|http| &http.routes);
+    routes.map(ToString::to_string).collect()
+}
+
+/// A manifest's topics.
+pub fn subscribes(manifest: &Manifest) -> Vec<String> {
+    let subscribed = manifest.subscribe.iter();
+    subscribed.map(|one| one.topic.clone()).collect()
+}
+
+pub(crate) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,298 @@
+//! What the host counts, for Prometheus.
+//!
+//! Labels are bounded: services, kinds, outcomes, and the partitions that are
+//! consumed. docs/metrics.md lists them all.
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::invocation::Failure;
+
+/// What was invoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The HTTP handler.
+    Request,
+    /// The event handler.
+    Event,
+}
+
+/// All metrics of a host.
+pub struct Metrics {
+    registry: Registry,
+    invocations: IntCounterVec,
+    durations: HistogramVec,
+    published: IntCounterVec,
+    committed: IntCounterVec,
+    commit_durations: HistogramVec,
+    responses: IntCounterVec,
+    idle: IntGaugeVec,
+    lag: IntGaugeVec,
+    attempts: IntGaugeVec,
+    blocked: IntGaugeVec,
+    services: IntGauge,
+    kafka_up: IntGauge,
+    /// Open connections of the public listener.
+    pub connections: IntGauge,
+}
+
+const SECONDS: [f64; 14] = [
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05,
+    0.25, 1.0, 5.0,
+];
+
+impl Metrics {
+    /// Registers all of them. The names are this host's own, so it cannot fail
+    /// but by a mistake in this file, which a test would show.
+    pub fn new() -> Result<Metrics, prometheus::Error> {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
+        };
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            let gauge = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
+        let seconds = |name: &str, help: &str, labels: &[&str]| {
+            let opts = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
+            let histogram = HistogramVec::new(opts, labels)?;
+            registry.register(Box::new(histogram.clone()))?;
+            Ok::<_, prometheus::Error>(histogram)
+        };
+        let started = Gauge::new(
+            "tidemill_start_time_seconds",
+            "When the host started, in seconds since the Unix epoch.",
+        )?;
+        registry.register(Box::new(started.clone()))?;
+        started.set(crate::now_ms() as f64 / 1000.0);
+        Ok(Metrics {
+            invocations: counter(
+                "tidemill_invocations_total",
+                "Calls of a handler, by what they came to.",
+                &["service", "kind", "outcome"],
+            )?,
+            durations: seconds(
+                "tidemill_invocation_duration_seconds",
+                "Time of a call, with the wait for a slot.",
+                &["service", "kind"],
+            )?,
+            published: counter(
+                "tidemill_events_published_total",
+                "Events that handlers published and the broker acknowledged.",
+                &["service"],
+            )?,
+            committed: counter(
+                "tidemill_events_committed_total",
+                "Events consumed, with their effects durable.",
+                &["service"],
+            )?,
+            commit_durations: seconds(
+                "tidemill_commit_duration_seconds",
+                "Time to make the effects of a group of events durable.",
+                &["service"],
+            )?,
+            responses: counter(
+                "tidemill_responses_total",
+                "Responses sent, by class of status.",
+                &["service", "status"],
+            )?,
+            idle: gauges(
+                "tidemill_instances_idle",
+                "Instances that wait for a call.",
+                &["service"],
+            )?,
+            lag: gauges(
+                "tidemill_consumer_lag",
+                "Events not yet consumed.",
+                &["service", "topic", "partition"],
+            )?,
+            attempts: gauges(
+                "tidemill_partition_failures",
+                "How often the event at the head of a partition has failed.",
+                &["service", "topic", "partition"],
+            )?,
+            blocked: gauges(
+                "tidemill_partition_blocked",
+                "1 if a partition is blocked by an event that keeps failing.",
+                &["service", "topic", "partition"],
+            )?,
+            services: gauge("tidemill_services", "Deployed services.")?,
+            kafka_up: gauge("tidemill_kafka_up", "1 if Kafka answers.")?,
+            connections: gauge(
+                "tidemill_connections",
+                "Open connections of the public listener.",
+            )?,
+            registry,
+        })
+    }
+
+    /// The handles of one service, looked up once.
+    pub fn service(&self, name: &str) -> ServiceMetrics {
+        let calls = |kind: &str| Calls {
+            ok: self.invocations.with_label_values(&[name, kind, "ok"]),
+            failed: Failure::NAMES
+                .map(|outcome| self.invocations.with_label_values(&[name, kind, outcome])),
+            duration: self.durations.with_label_values(&[name, kind]),
+        };
+        ServiceMetrics {
+            requests: calls("request"),
+            events: calls("event"),
+            published: self.published.with_label_values(&[name]),
+            committed: self.committed.with_label_values(&[name]),
+            commit_duration: self.commit_durations.with_label_values(&[name]),
+            responses: ["2xx", "3xx", "4xx", "5xx"]
+                .map(|class| self.responses.with_label_values(&[name, class])),
+        }
+    }
+
+    /// The text that Prometheus reads (exposition format 0.0.4), with what is
+    /// only known when asked for.
+    pub fn render(
+        &self,
+        services: &[std::sync::Arc<crate::service::Service>],
+        kafka_up: bool,
+    ) -> Result<String, prometheus::Error> {
+        self.services.set(services.len() as i64);
+        self.kafka_up.set(kafka_up.into());
+        for gauge in [&self.idle, &self.lag, &self.attempts, &self.blocked] {
+            gauge.reset();
+        }
+        for service in services {
+            let name = service.name();
+            let idle = service.current().component.idle();
+            self.idle.with_label_values(&[name]).set(idle as i64);
+            for partition in service.board().partitions() {
+                let number = partition.partition.to_string();
+                let labels = [name, &partition.topic, &number];
+                if let Some(lag) = partition.lag {
+                    self.lag.with_label_values(&labels).set(lag as i64);
+                }
+                let failures = self.attempts.with_label_values(&labels);
+                failures.set(partition.attempt.into());
+                let blocked = partition.status == tidemill_cli::api::Status::Blocked;
+                self.blocked.with_label_values(&labels).set(blocked.into());
+            }
+        }
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+    }
+}
+
+/// One kind of call of one service.
+#[derive(Clone)]
+struct Calls {
+    ok: IntCounter,
+    failed: [IntCounter; Failure::NAMES.len()],
+    duration: Histogram,
+}
+
+/// The counters of one service.
+#[derive(Clone)]
+pub struct ServiceMetrics {
+    requests: Calls,
+    events: Calls,
+    published: IntCounter,
+    committed: IntCounter,
+    commit_duration: Histogram,
+    responses: [IntCounter; 4],
+}
+
+impl ServiceMetrics {
+    /// A call came to its end.
+    pub fn ran<T>(&self, kind: Kind, result: &Result<T, Failure>, took: Duration) {
+        let calls = match kind {
+            Kind::Request => &self.requests,
+            Kind::Event => &self.events,
+        };
+        match result {
+            Ok(_) => calls.ok.inc(),
+            Err(failure) => {
+                let names = Failure::NAMES.iter().zip(&calls.failed);
+                for (_, counter) in names.filter(|(name, _)| **name == failure.name()) {
+                    counter.inc();
+                }
+            }
+        }
+        calls.duration.observe(took.as_secs_f64());
+    }
+
+    /// Events of handlers were acknowledged.
+    pub fn published(&self, events: usize) {
+        self.published.inc_by(events as u64);
+    }
+
+    /// Events were consumed for good.
+    pub fn committed(&self, events: usize, took: Duration) {
+        self.committed.inc_by(events as u64);
+        self.commit_duration.observe(took.as_secs_f64());
+    }
+
+    /// A response was made.
+    pub fn responded(&self, status: http::StatusCode) {
+        let class = usize::from(status.as_u16() / 100).saturating_sub(2);
+        if let Some(counter) = self.responses.get(class) {
+            counter.inc();
+        }
+    }
+
+    /// Responses made so far.
+    pub fn responses(&self) -> u64 {
+        self.responses.iter().map(IntCounter::get).sum()
+    }
+
+    /// Events committed so far.
+    pub fn events(&self) -> u64 {
+        self.committed.get()
+    }
+
+    /// Invocations that failed so far.
+    pub fn failures(&self) -> u64 {
+        let both = [&self.requests, &self.events];
+        both.iter()
+            .flat_map(|calls| &calls.failed)
+            .map(IntCounter::get)
+            .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_counted_is_in_the_text() {
+        let metrics = Metrics::new().unwrap();
+        let service = metrics.service("order");
+        let timeout = Failure::Timeout {
+            limit: Duration::from_secs(1),
+        };
+        service.ran(Kind::Event, &Ok(()), Duration::from_micros(3));
+        service.ran(Kind::Event, &Err::<(), _>(timeout), Duration::from_secs(1));
+        service.committed(7, Duration::from_millis(2));
+        service.responded(http::StatusCode::NOT_FOUND);
+        let text = metrics.render(&[], true).unwrap();
+        for line in [
+            r#"tidemill_invocations_total{kind="event",outcome="ok",service="order"} 1"#,
+            r#"tidemill_invocations_total{kind="event",outcome="timeout",service="order"} 1"#,
+            r#"tidemill_events_committed_total{service="order"} 7"#,
+            r#"tidemill_responses_total{service="order",status="4xx"} 1"#,
+            "tidemill_kafka_up 1",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        assert_eq!((service.events(), service.failures()), (7, 1));
+    }
+}

@@ -1,0 +1,260 @@
+//! A deployed service: its running revision behind one swap, and what is known
+//! of its partitions.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tidemill_cli::api::{Partition, Status};
+use tidemill_manifest::Manifest;
+use tokio::sync::{Semaphore, watch};
+
+use crate::kafka::{Ends, Source};
+use crate::metrics::ServiceMetrics;
+use crate::runtime::Component;
+use crate::state::Tables;
+
+/// An immutable pair of component and manifest, compiled and checked. There is
+/// no way to make one that has not passed all checks (`deploy`).
+pub struct Revision {
+    /// SHA-256 of the component file, its manifest in it, as 64 digits.
+    pub digest: String,
+    /// What the service is.
+    pub manifest: Arc<Manifest>,
+    /// The manifest as it was written.
+    pub manifest_text: String,
+    /// What runs.
+    pub component: Component,
+    /// The OpenAPI document, if the component has one.
+    pub openapi: Option<serde_json::Value>,
+    /// Size of the component file in bytes.
+    pub size: u64,
+    /// Milliseconds since the Unix epoch.
+    pub deployed_at: u64,
+    /// Slots of `limits.concurrency`.
+    pub permits: Semaphore,
+}
+
+impl Revision {
+    /// The first twelve digits of the digest: enough for people.
+    pub fn short(&self) -> &str {
+        self.digest.get(..12).unwrap_or(&self.digest)
+    }
+}
+
+/// A service under its name. Revisions come and go; this stays.
+pub struct Service {
+    name: String,
+    current: ArcSwap<Revision>,
+    swaps: watch::Sender<u64>,
+    board: Board,
+    /// Counters of this service.
+    pub metrics: ServiceMetrics,
+    /// Its committed state on this host; empty unless it is granted.
+    pub tables: Arc<Tables>,
+}
+
+impl Service {
+    /// A service with its first revision.
+    pub fn new(revision: Arc<Revision>, metrics: ServiceMetrics, tables: Arc<Tables>) -> Service {
+        Service {
+            name: revision.manifest.name.clone(),
+            current: ArcSwap::new(revision),
+            swaps: watch::Sender::new(0),
+            board: Board::default(),
+            metrics,
+            tables,
+        }
+    }
+
+    /// The service's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The revision that new invocations run on. Whoever holds it keeps it
+    /// alive: it is dropped when the last call on it ends.
+    pub fn current(&self) -> Arc<Revision> {
+        self.current.load_full()
+    }
+
+    /// Makes another revision the current one, for the next invocation of each
+    /// kind; those that run go on with theirs.
+    pub fn swap(&self, revision: Arc<Revision>) -> Arc<Revision> {
+        let before = self.current.swap(revision);
+        self.swaps.send_modify(|swaps| *swaps += 1);
+        before
+    }
+
+    /// Hears of swaps.
+    pub fn swaps(&self) -> watch::Receiver<u64> {
+        self.swaps.subscribe()
+    }
+
+    /// What is known of its partitions.
+    pub fn board(&self) -> &Board {
+        &self.board
+    }
+}
+
+/// What is known of the partitions that a service consumes on this host, for
+/// people and metrics. Lanes write it; nothing is decided by it.
+#[derive(Default)]
+pub struct Board {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    partitions: BTreeMap<Source, Note>,
+    ends: Ends,
+    /// Why the service does not consume at all, if it should.
+    trouble: Option<String>,
+}
+
+struct Note {
+    position: i64,
+    status: Status,
+    attempt: u32,
+    error: Option<String>,
+}
+
+impl Board {
+    /// A partition is consumed from here on; −1 where that is not known yet.
+    pub fn took(&self, source: Source, position: i64) {
+        let note = Note {
+            position,
+            status: Status::Running,
+            attempt: 0,
+            error: None,
+        };
+        self.inner.lock().partitions.insert(source, note);
+    }
+
+    /// A partition is not consumed by this host any more.
+    pub fn let_go(&self, source: &Source) {
+        self.inner.lock().partitions.remove(source);
+    }
+
+    /// Events before this offset are committed.
+    pub fn committed(&self, source: &Source, position: i64) {
+        if let Some(note) = self.inner.lock().partitions.get_mut(source) {
+            note.position = position;
+            note.status = Status::Running;
+            note.attempt = 0;
+            note.error = None;
+        }
+    }
+
+    /// The event at the head of a partition failed.
+    pub fn failed(&self, source: &Source, status: Status, attempt: u32, error: String) {
+        if let Some(note) = self.inner.lock().partitions.get_mut(source) {
+            note.status = status;
+            note.attempt = attempt;
+            note.error = Some(error);
+        }
+    }
+
+    /// The offset of the next event to commit; −1 if it is not known.
+    pub fn position(&self, source: &Source) -> i64 {
+        let inner = self.inner.lock();
+        inner.partitions.get(source).map_or(-1, |note| note.position)
+    }
+
+    /// The broker told where partitions end.
+    pub fn ends(&self, ends: Ends) {
+        self.inner.lock().ends = ends;
+    }
+
+    /// The service cannot consume, or can again.
+    pub fn trouble(&self, trouble: Option<String>) {
+        self.inner.lock().trouble = trouble;
+    }
+
+    /// All partitions, as they are shown.
+    pub fn partitions(&self) -> Vec<Partition> {
+        let inner = self.inner.lock();
+        let shown = inner.partitions.iter().map(|(source, note)| Partition {
+            topic: source.0.to_string(),
+            partition: source.1,
+            position: note.position,
+            lag: lag(note.position, inner.ends.get(source).copied()),
+            status: note.status,
+            attempt: note.attempt,
+            error: note.error.clone(),
+        });
+        shown.collect()
+    }
+
+    /// The worst of the partitions; `Starting` while there are none.
+    pub fn status(&self) -> (Status, Option<String>) {
+        let inner = self.inner.lock();
+        let worst = inner
+            .partitions
+            .values()
+            .max_by_key(|note| rank(note.status));
+        match (worst, &inner.trouble) {
+            (_, Some(trouble)) => (Status::Starting, Some(trouble.clone())),
+            (None, None) => (Status::Starting, None),
+            (Some(note), None) => (note.status, note.error.clone()),
+        }
+    }
+
+    /// Events not yet consumed, over all partitions; none while unknown.
+    pub fn lag(&self) -> Option<u64> {
+        let partitions = self.partitions();
+        if partitions.is_empty() {
+            return None;
+        }
+        partitions.iter().map(|partition| partition.lag).sum()
+    }
+}
+
+fn lag(position: i64, end: Option<i64>) -> Option<u64> {
+    // An end that was told before the latest commit is behind it for a moment.
+    let behind = end?.saturating_sub(position).max(0);
+    (position >= 0).then(|| behind.unsigned_abs())
+}
+
+fn rank(status: Status) -> u8 {
+    match status {
+        Status::Running => 0,
+        Status::Starting => 1,
+        Status::Retrying => 2,
+        Status::Blocked => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_partition_is_the_services_status_until_it_commits() {
+        let board = Board::default();
+        assert_eq!(board.status().0, Status::Starting);
+        let sources: Vec<Source> = (0..3).map(|partition| ("t".into(), partition)).collect();
+        for source in &sources {
+            board.took(source.clone(), 0);
+        }
+        assert_eq!(board.status().0, Status::Running);
+        board.failed(&sources[1], Status::Blocked, 5, "no".to_owned());
+        board.failed(&sources[2], Status::Retrying, 1, "later".to_owned());
+        assert_eq!(board.status(), (Status::Blocked, Some("no".to_owned())));
+        board.committed(&sources[1], 1);
+        assert_eq!(board.status().0, Status::Retrying);
+    }
+
+    #[test]
+    fn lag_is_known_when_position_and_end_are() {
+        let board = Board::default();
+        let source: Source = ("t".into(), 0);
+        board.took(source.clone(), 3);
+        assert_eq!(board.lag(), None);
+        board.ends(Ends::from([(source.clone(), 10)]));
+        assert_eq!(board.lag(), Some(7));
+        board.committed(&source, 12);
+        assert_eq!(board.lag(), Some(0));
+    }
+}
