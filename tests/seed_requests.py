@@ -41,7 +41,9 @@ orders = eventually(
     "the user is ordered",
     lambda: session.get(f"{base}/orders", timeout=10).json()["orders"],
 )
-assert [order["id"] for order in orders] == [user], orders
+assert orders == [{"name": "Ada"}], orders
+answer = session.get(f"{base}/orders/{user}", timeout=10)
+assert answer.status_code == 200 and answer.json() == {"name": "Ada"}, answer.text
 
 answer = session.post(f"{base}/users", data="no JSON", timeout=10)
 assert answer.status_code == 422, answer.text

@@ -8,7 +8,11 @@
 //! Everything here panics with a message when the environment is not as needed:
 //! a test that cannot run has failed.
 
-#![allow(clippy::unwrap_used, reason = "a harness fails its test by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::result_large_err,
+    reason = "a harness fails its test by panicking, and shows the answer that it got"
+)]
 
 mod component;
 mod folder;

@@ -37,6 +37,9 @@ bindings::export!(Misbehave with_types_in bindings);
 
 /// The table of events that were handled.
 const SEEN: &str = "seen";
+/// The table of how many were handled, by topic and partition. Counting is not
+/// idempotent: an event that is in the state twice shows.
+const COUNTS: &str = "counts";
 
 impl Describe for Misbehave {
     fn openapi() -> String {
@@ -125,8 +128,12 @@ impl Events for Misbehave {
         let value =
             String::from_utf8_lossy(event.value.as_deref().unwrap_or_default()).into_owned();
         let (mode, rest) = value.split_once(' ').unwrap_or((&value, ""));
+        let counted = format!("{}/{}", event.topic, event.partition);
+        let before = state::get(COUNTS, counted.as_bytes()).unwrap();
+        let count = 1 + before.map_or(0, |count| u64::from_be_bytes(count.try_into().unwrap()));
+        state::put(COUNTS, counted.as_bytes(), &count.to_be_bytes()).unwrap();
         let seen = format!(
-            "{} {} {} key={} value={} attempt={}",
+            "{} {} {} count={count} key={} value={} attempt={}",
             event.topic,
             event.partition,
             event.offset,
