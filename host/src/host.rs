@@ -184,6 +184,13 @@ impl Host {
             // Created at the deploy; Kafka may not answer yet.
             Origin::Kept(_) => Vec::new(),
         };
+        let compiled_in = checked.component.compiled_in();
+        let running = self.routes.load().service(&manifest.name).map(|s| s.current());
+        if let (Origin::Deploy, Some(running)) = (&origin, running)
+            && running.digest == checked.digest
+        {
+            return Ok(self.deployed(&running, Some(running.digest.clone()), created_topics, None));
+        }
         let record = match &origin {
             Origin::Deploy => Record {
                 digest: checked.digest.clone(),
@@ -191,7 +198,6 @@ impl Host {
             },
             Origin::Kept(record) => record.clone(),
         };
-        let compiled_in = checked.component.compiled_in();
         let revision = Arc::new(Revision {
             permits: Semaphore::new(manifest.limits.concurrency as usize),
             digest: checked.digest,
@@ -210,7 +216,7 @@ impl Host {
                 .await??;
         }
 
-        // Nothing below fails but joining the group, which is tried again.
+        // From here on nothing fails any more.
         let mut services = self.routes.load().services().clone();
         let (service, previous) = match services.get(&manifest.name) {
             Some(service) => (service.clone(), Some(service.swap(revision.clone()))),
@@ -222,7 +228,10 @@ impl Host {
             }
         };
         self.routes.store(Arc::new(Routes::of(services)));
-        self.subscribe(&mut changing, &service).await?;
+        if let Err(error) = self.subscribe(&mut changing, &service).await {
+            tracing::error!(service = service.name(), %error, "nothing is consumed");
+            service.board().trouble(Some(error.to_string()));
+        }
         if previous.is_some() {
             let host = self.clone();
             tokio::task::spawn_blocking(move || host.library.tidy()).await?;
@@ -233,16 +242,26 @@ impl Host {
             revision = revision.short(),
             "deployed"
         );
-        Ok(api::Deployed {
-            name: manifest.name.clone(),
+        Ok(self.deployed(&revision, previous, created_topics, compiled_in))
+    }
+
+    fn deployed(
+        &self,
+        revision: &Revision,
+        previous: Option<String>,
+        created_topics: Vec<String>,
+        compiled_in: Option<Duration>,
+    ) -> api::Deployed {
+        api::Deployed {
+            name: revision.manifest.name.clone(),
             revision: revision.digest.clone(),
             previous,
-            routes: routes(&manifest),
-            subscribes: subscribes(&manifest),
+            routes: routes(&revision.manifest),
+            subscribes: subscribes(&revision.manifest),
             created_topics,
             compile_us: compiled_in.map(micros),
             url: self.url.clone(),
-        })
+        }
     }
 
     /// Reads, compiles and checks a component. Blocks.

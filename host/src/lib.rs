@@ -1,10 +1,12 @@
 //! The Tidemill host: it bridges HTTP and Kafka to services that are WASM
 //! components. ARCHITECTURE.md says how the parts fit.
 
+pub mod admin;
 pub mod dispatch;
 pub mod effects;
 pub mod events;
 pub mod host;
+pub mod http;
 pub mod invocation;
 pub mod kafka;
 pub mod library;
@@ -12,6 +14,7 @@ pub mod metrics;
 pub mod problem;
 pub mod routes;
 pub mod runtime;
+pub mod serve;
 pub mod service;
 pub mod state;
 

@@ -1,2 +1,32 @@
-//! The `tidemill` command.
-fn main() {}
+//! The `tidemill` command: a host, and what one does with it.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+// Guests' bytes are copied in and out all the time, by many threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Event-driven microservices as WASM components, on HTTP and Kafka
+#[derive(Parser)]
+#[command(name = "tidemill", version, arg_required_else_help = true)]
+struct Tidemill {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Run a host: serve HTTP, consume Kafka, take deployments
+    Serve(Box<tidemill_host::serve::Args>),
+    #[command(flatten)]
+    Client(tidemill_cli::Command),
+}
+
+fn main() -> ExitCode {
+    match Tidemill::parse().command {
+        Command::Serve(args) => tidemill_host::serve::run(*args),
+        Command::Client(command) => command.run(),
+    }
+}

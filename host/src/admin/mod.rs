@@ -1,0 +1,275 @@
+//! The admin listener: deployments, invocations by hand, metrics and health.
+//!
+//! It is for operators alone: on loopback, or behind a token.
+
+mod guard;
+mod invoke;
+mod show;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tidemill_cli::api;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+pub use guard::Access;
+
+use crate::host::{DeployError, Host};
+use crate::kafka::KafkaError;
+use crate::problem::Problem;
+
+/// The largest component that can be deployed, in bytes.
+const MAX_COMPONENT: usize = 256 << 20;
+
+/// Serves until told to stop.
+pub async fn run(
+    listener: TcpListener,
+    host: Arc<Host>,
+    access: Access,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let router = router(host, Arc::new(access));
+    let serving = axum::serve(listener, router).with_graceful_shutdown(async move {
+        // A sender that is gone means the same.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+    });
+    if let Err(error) = serving.await {
+        tracing::error!(%error, "the admin listener ended");
+    }
+}
+
+fn router(host: Arc<Host>, access: Arc<Access>) -> Router {
+    let deploying = post(deploy).layer(DefaultBodyLimit::max(MAX_COMPONENT));
+    Router::new()
+        .route("/v1/services", get(services).merge(deploying))
+        .route("/v1/services/{name}", get(service).delete(remove))
+        .route("/v1/services/{name}/invoke", post(run_by_hand))
+        .route("/metrics", get(metrics))
+        .layer(axum::middleware::from_fn_with_state(access, guard::check))
+        // Probes carry no token; they tell nothing but whether.
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .fallback(|| async {
+            refuse(
+                StatusCode::NOT_FOUND,
+                "no-route",
+                "Not Found",
+                "The admin API has no such resource. Services are on the public listener.",
+            )
+        })
+        .method_not_allowed_fallback(|| async {
+            refuse(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method",
+                "Method Not Allowed",
+                "This resource does not know that method.",
+            )
+        })
+        .with_state(host)
+}
+
+fn refuse(
+    status: StatusCode,
+    kind: &'static str,
+    title: &'static str,
+    detail: impl Into<String>,
+) -> Response {
+    let problem = Problem::new(status, kind, title, detail);
+    problem.response(&HeaderMap::new()).into_response()
+}
+
+fn no_service(name: &str) -> Response {
+    refuse(
+        StatusCode::NOT_FOUND,
+        "no-service",
+        "Not Found",
+        format!("No service {name:?} is deployed. `tidemill services` lists those that are."),
+    )
+}
+
+fn json(value: &impl serde::Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(body) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
+        Err(error) => refuse(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "Internal Server Error",
+            error.to_string(),
+        ),
+    }
+}
+
+async fn services(State(host): State<Arc<Host>>) -> Response {
+    let services = host.services();
+    json(&api::Services {
+        services: services.iter().map(|service| show::summary(service)).collect(),
+    })
+}
+
+async fn service(State(host): State<Arc<Host>>, Path(name): Path<String>) -> Response {
+    match host.service(&name) {
+        Some(service) => json(&show::detail(&service)),
+        None => no_service(&name),
+    }
+}
+
+async fn deploy(State(host): State<Arc<Host>>, headers: HeaderMap, body: Bytes) -> Response {
+    if !is_of_type(&headers, "application/wasm") {
+        return refuse(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "media-type",
+            "Unsupported Media Type",
+            "A deploy is a component, sent as application/wasm.",
+        );
+    }
+    // A deploy that has begun is finished, even if its client is gone.
+    let deploying = tokio::spawn(async move { host.deploy(body.into()).await });
+    match deploying.await {
+        Ok(Ok(deployed)) => json(&deployed),
+        Ok(Err(error)) => deploy_refused(&error),
+        Err(error) => deploy_refused(&DeployError::Task(error)),
+    }
+}
+
+/// The one table from a deploy's error to a status.
+fn deploy_refused(error: &DeployError) -> Response {
+    let (status, kind, title) = match error {
+        DeployError::NoManifest | DeployError::BadSection(_) | DeployError::Manifest(_) => (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "manifest",
+            "The manifest is not valid",
+        ),
+        DeployError::Component(_) | DeployError::Start(_) | DeployError::OpenApi(_) => (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "component",
+            "The component cannot be a service",
+        ),
+        DeployError::RouteTaken { .. } => {
+            (StatusCode::CONFLICT, "route-taken", "The route is taken")
+        }
+        DeployError::Kafka(KafkaError::Unreachable { .. }) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "kafka-unreachable",
+            "Kafka does not answer",
+        ),
+        DeployError::Kafka(_) => (
+            StatusCode::CONFLICT,
+            "topics",
+            "The topics cannot be used",
+        ),
+        DeployError::Stopping => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "stopping",
+            "The host is shutting down",
+        ),
+        DeployError::Store(_) | DeployError::Library(_) | DeployError::Task(_) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "The host failed",
+        ),
+    };
+    tracing::warn!(%error, "deploy refused");
+    refuse(status, kind, title, error.to_string())
+}
+
+async fn remove(State(host): State<Arc<Host>>, Path(name): Path<String>) -> Response {
+    let removed = name.clone();
+    let removing = tokio::spawn(async move { host.remove(&removed).await });
+    match removing.await {
+        Ok(Ok(Some(removed))) => json(&removed),
+        Ok(Ok(None)) => no_service(&name),
+        Ok(Err(error)) => deploy_refused(&error),
+        Err(error) => deploy_refused(&DeployError::Task(error)),
+    }
+}
+
+async fn run_by_hand(
+    State(host): State<Arc<Host>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    if !is_of_type(&headers, "application/json") {
+        return refuse(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "media-type",
+            "Unsupported Media Type",
+            "An invocation is sent as application/json.",
+        );
+    }
+    let Some(service) = host.service(&name) else {
+        return no_service(&name);
+    };
+    let invocation = match serde_json::from_slice(&body) {
+        Ok(invocation) => invocation,
+        Err(error) => {
+            return refuse(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invocation",
+                "The invocation is not valid",
+                error.to_string(),
+            );
+        }
+    };
+    match invoke::run(&service, invocation).await {
+        Ok(invoked) => json(&invoked),
+        Err(detail) => refuse(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "invocation",
+            "The invocation is not valid",
+            detail,
+        ),
+    }
+}
+
+async fn metrics(State(host): State<Arc<Host>>) -> Response {
+    match host.metrics.render(&host.services(), host.cluster.is_up()) {
+        Ok(text) => {
+            let kind = "text/plain; version=0.0.4; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(error) => refuse(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "Internal Server Error",
+            error.to_string(),
+        ),
+    }
+}
+
+/// Ready means: what is deployed can do all it is there for.
+async fn ready(State(host): State<Arc<Host>>) -> Response {
+    let mut missing = Vec::new();
+    if !host.cluster.is_up() {
+        missing.push("Kafka does not answer".to_owned());
+    }
+    for service in host.services() {
+        let consumes = !service.current().manifest.subscribe.is_empty();
+        if consumes && service.board().status().0 == api::Status::Starting {
+            missing.push(format!("{} does not consume yet", service.name()));
+        }
+    }
+    if missing.is_empty() {
+        return "ready\n".into_response();
+    }
+    refuse(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "not-ready",
+        "Not ready",
+        missing.join("; "),
+    )
+}
+
+/// Whether a request's body is of a type, whatever parameters it has.
+fn is_of_type(headers: &HeaderMap, wanted: &str) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    kind.eq_ignore_ascii_case(wanted)
+}

@@ -1,0 +1,206 @@
+//! From a request to a response: route, read, run, commit, answer.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, request::Parts};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Incoming};
+
+use super::docs;
+use crate::dispatch;
+use crate::effects::Effects;
+use crate::host::Host;
+use crate::invocation::{Failure, Request, Response};
+use crate::problem::Problem;
+use crate::runtime::is_hop_by_hop;
+use crate::service::{Revision, Service};
+
+/// The HTTP version of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    Http1,
+    Http2,
+}
+
+/// How long a request's body may take to arrive.
+const BODY: Duration = Duration::from_secs(30);
+
+/// Names the revision that answered.
+const REVISION: HeaderName = HeaderName::from_static("tidemill-revision");
+
+pub(super) type Answer = http::Response<Full<Bytes>>;
+
+/// Answers a request, whatever it is.
+pub(super) async fn answer(
+    host: Arc<Host>,
+    request: http::Request<Incoming>,
+    version: Version,
+) -> Result<Answer, Infallible> {
+    let (parts, body) = request.into_parts();
+    let close = version == Version::Http1 && !body.is_end_stream();
+    let answered = try_answer(&host, &parts, body, version).await;
+    Ok(answered.unwrap_or_else(|problem| {
+        let mut response = problem.response(&parts.headers);
+        // A body that was not read is in the way of the next request.
+        if close && problem.status.is_client_error() {
+            let headers = response.headers_mut();
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }))
+}
+
+async fn try_answer(
+    host: &Arc<Host>,
+    parts: &Parts,
+    body: Incoming,
+    version: Version,
+) -> Result<Answer, Problem> {
+    let path = parts.uri.path();
+    if let Some(page) = docs::page(host, &parts.method, path)? {
+        return Ok(page);
+    }
+    let authority = authority(parts, version)?;
+    let found = host.routes().find(authority, path).cloned();
+    let service = found.ok_or_else(|| Problem::no_route(path))?;
+    let revision = service.current();
+    let answered = serve(host, &service, &revision, parts, body, authority).await;
+    let mut response = match answered {
+        Ok(response) => response,
+        Err(problem) => problem.response(&parts.headers),
+    };
+    service.metrics.responded(response.status());
+    if let Ok(revision) = HeaderValue::from_str(revision.short()) {
+        response.headers_mut().insert(REVISION, revision);
+    }
+    Ok(response)
+}
+
+async fn serve(
+    host: &Host,
+    service: &Service,
+    revision: &Arc<Revision>,
+    parts: &Parts,
+    body: Incoming,
+    authority: &str,
+) -> Result<Answer, Problem> {
+    let body = read(body, revision.manifest.limits.request).await?;
+    let target = parts.uri.path_and_query();
+    let request = Request {
+        method: parts.method.as_str().to_owned(),
+        target: target.map_or("/", |target| target.as_str()).to_owned(),
+        authority: authority.to_owned(),
+        headers: end_to_end(&parts.headers),
+        body,
+    };
+    match dispatch::request(service, revision, request).await {
+        Ok((response, effects)) => {
+            commit(host, service, revision, effects).await?;
+            Ok(respond(response, parts.method == Method::HEAD))
+        }
+        Err(failure) => {
+            log_failure(service, revision, parts, &failure);
+            Err(Problem::of_failure(&failure))
+        }
+    }
+}
+
+/// The host name that a request is for. HTTP/1.1 must name one, and only one
+/// (RFC 9112, section 3.2).
+fn authority(parts: &Parts, version: Version) -> Result<&str, Problem> {
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let (host, another) = (hosts.next(), hosts.next());
+    if another.is_some() {
+        return Err(Problem::malformed("The request has several host fields."));
+    }
+    if let Some(authority) = parts.uri.authority() {
+        return Ok(authority.as_str());
+    }
+    let needed = version == Version::Http1 && parts.version == http::Version::HTTP_11;
+    match host.map(HeaderValue::to_str) {
+        Some(Ok(host)) => Ok(host),
+        Some(Err(_)) => Err(Problem::malformed("The host field is not a host name.")),
+        None if needed => Err(Problem::malformed("The request has no host field.")),
+        None => Ok(""),
+    }
+}
+
+async fn read(body: Incoming, limit: u64) -> Result<Vec<u8>, Problem> {
+    if body.is_end_stream() {
+        return Ok(Vec::new());
+    }
+    let too_large = || Problem::request_too_large(limit);
+    if body.size_hint().lower() > limit {
+        return Err(too_large());
+    }
+    let limited = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
+    match tokio::time::timeout(BODY, limited.collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes().into()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(Problem::malformed("The request's body broke off.")),
+        Err(_) => Err(Problem::slow_body(BODY.as_secs())),
+    }
+}
+
+/// The header fields that are for the handler, and not for the connection
+/// (RFC 9110, section 7.6.1).
+fn end_to_end(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
+    let named: Vec<String> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|name| name.trim().to_ascii_lowercase())
+        .collect();
+    let kept = headers.iter().filter(|(name, _)| {
+        !is_hop_by_hop(name.as_str()) && !named.iter().any(|named| named == name.as_str())
+    });
+    kept.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
+        .collect()
+}
+
+/// Publishes what a handler published. Only then is there an answer.
+async fn commit(
+    host: &Host,
+    service: &Service,
+    revision: &Revision,
+    effects: Effects,
+) -> Result<(), Problem> {
+    let messages = &effects.messages;
+    if messages.is_empty() {
+        return Ok(());
+    }
+    let failed = host.publisher.publish(messages.iter()).await;
+    service.metrics.published(messages.len() - failed.len());
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let problem = Problem::of_publishing(&failed, messages.len());
+    for (_, error) in &failed {
+        tracing::warn!(service = service.name(), revision = revision.short(), outcome = problem.kind, %error, "a request's event was not published");
+    }
+    Err(problem)
+}
+
+fn respond(response: Response, head: bool) -> Answer {
+    let length = response.body.len();
+    let mut answer = http::Response::new(Full::new(response.body));
+    *answer.status_mut() = response.status;
+    *answer.headers_mut() = response.headers;
+    if length > 0 && !head {
+        let headers = answer.headers_mut();
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    answer
+}
+
+fn log_failure(service: &Service, revision: &Revision, parts: &Parts, failure: &Failure) {
+    let (service, revision) = (service.name(), revision.short());
+    let (method, path) = (parts.method.as_str(), parts.uri.path());
+    let outcome = failure.name();
+    tracing::error!(service, revision, method, path, outcome, "request failed: {failure}");
+}

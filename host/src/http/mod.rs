@@ -1,0 +1,5 @@
+//! The public listener: services only, and the pages that document them.
+
+mod answer;
+mod docs;
+pub mod listener;

@@ -1,0 +1,309 @@
+//! What a host is told: flags before environment before file before defaults.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::kafka::{Brokers, Topics};
+
+/// Run a host: serve HTTP, consume Kafka, take deployments
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  tidemill serve                                  an embedded broker, nothing to install
+  tidemill serve --kafka broker1:9092,broker2:9092
+  tidemill serve --deploy target/tidemill/user.wasm
+  TIDEMILL_ADMIN_TOKEN=… tidemill serve --admin 0.0.0.0:8081
+
+The embedded broker is in memory and at-least-once: for trying things out.
+A configuration file has the flags' names as keys, and librdkafka's properties:
+  kafka = \"broker1:9092\"
+  [kafka-properties]
+  \"security.protocol\" = \"sasl_ssl\"")]
+pub struct Args {
+    /// Where services answer [default: 127.0.0.1:8080]
+    #[arg(long, env = "TIDEMILL_HTTP", value_name = "ADDR")]
+    http: Option<String>,
+
+    /// Where operators ask; elsewhere than on loopback it needs a token [default: 127.0.0.1:8081]
+    #[arg(long, env = "TIDEMILL_ADMIN", value_name = "ADDR")]
+    admin: Option<String>,
+
+    /// The token that the admin API asks for
+    #[arg(
+        long,
+        env = "TIDEMILL_ADMIN_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN"
+    )]
+    admin_token: Option<String>,
+
+    /// Kafka's bootstrap servers, or `embedded` [default: embedded]
+    #[arg(long, env = "TIDEMILL_KAFKA", value_name = "BROKERS")]
+    kafka: Option<String>,
+
+    /// A librdkafka property for all clients; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = property, hide_env_values = true)]
+    kafka_property: Vec<(String, String)>,
+
+    /// Where deployments and state are kept [default: in the user's data directory]
+    #[arg(long, env = "TIDEMILL_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+
+    /// Partitions of topics that the host creates [default: 4]
+    #[arg(long, env = "TIDEMILL_PARTITIONS", value_name = "N",
+          value_parser = clap::value_parser!(i32).range(1..=10_000))]
+    partitions: Option<i32>,
+
+    /// Replicas of topics that the host creates [default: the broker's]
+    #[arg(long, env = "TIDEMILL_REPLICATION", value_name = "N",
+          value_parser = clap::value_parser!(i32).range(1..=100))]
+    replication: Option<i32>,
+
+    /// Deploy these components at the start; may be repeated
+    #[arg(long, value_name = "FILE")]
+    deploy: Vec<PathBuf>,
+
+    /// How log lines look [default: pretty on a terminal, json otherwise]
+    #[arg(long, env = "TIDEMILL_LOG_FORMAT", value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+
+    /// What is logged: a level, or directives as `info,guest=debug` [default: info]
+    #[arg(long, env = "TIDEMILL_LOG", value_name = "FILTER")]
+    log: Option<String>,
+
+    /// How long a stopping host may take to finish what runs, in seconds [default: 30]
+    #[arg(long, env = "TIDEMILL_GRACE", value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(0..=3600))]
+    grace: Option<u64>,
+
+    /// A configuration file [default: tidemill/config.toml in the user's configuration directory]
+    #[arg(long, env = "TIDEMILL_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+fn property(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        // The value may be a password: it is not repeated.
+        _ => Err("a property is given as NAME=VALUE".to_owned()),
+    }
+}
+
+/// The configuration file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct File {
+    http: Option<String>,
+    admin: Option<String>,
+    admin_token: Option<String>,
+    kafka: Option<String>,
+    #[serde(default)]
+    kafka_properties: BTreeMap<String, String>,
+    data_dir: Option<PathBuf>,
+    partitions: Option<i32>,
+    replication: Option<i32>,
+    #[serde(default)]
+    deploy: Vec<PathBuf>,
+    log_format: Option<LogFormat>,
+    log: Option<String>,
+    grace: Option<u64>,
+}
+
+/// What is wrong with what a host was told.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("the configuration file {0:?} cannot be read: {1}")]
+    Read(PathBuf, std::io::Error),
+    #[error("the configuration file {0:?} is not valid:\n{1}")]
+    Parse(PathBuf, String),
+    #[error(
+        "this machine has no data directory for the user: say where to keep things with --data-dir"
+    )]
+    NoDataDir,
+    #[error(
+        "the admin API on {0} could be used by others: give it a token with --admin-token or \
+         TIDEMILL_ADMIN_TOKEN, or keep it on loopback"
+    )]
+    AdminWithoutToken(String),
+    #[error("the admin token is empty")]
+    EmptyToken,
+    #[error("{0:?} is not an address to listen on: it has a host and a port, as 127.0.0.1:8080")]
+    Address(String),
+    #[error("{0} is out of range: {1}")]
+    Range(&'static str, &'static str),
+}
+
+/// What a host was told, complete and checked.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) http: String,
+    pub(crate) admin: String,
+    pub(crate) admin_token: Option<String>,
+    pub(crate) kafka: Brokers,
+    pub(crate) properties: BTreeMap<String, String>,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) topics: Topics,
+    pub(crate) deploy: Vec<PathBuf>,
+    pub(crate) log_format: Option<LogFormat>,
+    pub(crate) log: String,
+    pub(crate) grace: Duration,
+}
+
+impl Config {
+    pub(crate) fn of(args: Args) -> Result<Config, ConfigError> {
+        let directories = directories::ProjectDirs::from("", "", "tidemill");
+        let file = match &args.config {
+            Some(path) => Some(path.clone()),
+            None => directories
+                .as_ref()
+                .map(|directories| directories.config_dir().join("config.toml"))
+                .filter(|path| path.exists()),
+        };
+        let file = file.map(read).transpose()?.unwrap_or_default();
+        let data_dir = args.data_dir.or(file.data_dir).or_else(|| {
+            directories.map(|directories| directories.data_dir().to_owned())
+        });
+        let or = |flag: Option<String>, file: Option<String>, default: &str| {
+            flag.or(file).unwrap_or_else(|| default.to_owned())
+        };
+        let mut properties = file.kafka_properties;
+        properties.extend(args.kafka_property);
+        let deploy = if args.deploy.is_empty() {
+            file.deploy
+        } else {
+            args.deploy
+        };
+        let config = Config {
+            http: or(args.http, file.http, "127.0.0.1:8080"),
+            admin: or(args.admin, file.admin, "127.0.0.1:8081"),
+            admin_token: args.admin_token.or(file.admin_token),
+            kafka: match or(args.kafka, file.kafka, "embedded") {
+                embedded if embedded == "embedded" => Brokers::Embedded,
+                servers => Brokers::Servers(servers),
+            },
+            properties,
+            data_dir: data_dir.ok_or(ConfigError::NoDataDir)?,
+            topics: Topics {
+                partitions: args.partitions.or(file.partitions).unwrap_or(4),
+                replication: args.replication.or(file.replication).unwrap_or(-1),
+            },
+            deploy,
+            log_format: args.log_format.or(file.log_format),
+            log: or(args.log, file.log, "info"),
+            grace: Duration::from_secs(args.grace.or(file.grace).unwrap_or(30)),
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.topics.partitions < 1 {
+            return Err(ConfigError::Range("partitions", "at least 1"));
+        }
+        addresses(&self.http)?;
+        let admin = addresses(&self.admin)?;
+        match &self.admin_token {
+            Some(token) if token.trim().is_empty() => Err(ConfigError::EmptyToken),
+            None if !admin.iter().all(IpAddr::is_loopback) => {
+                Err(ConfigError::AdminWithoutToken(self.admin.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn read(path: PathBuf) -> Result<File, ConfigError> {
+    let text = std::fs::read_to_string(&path);
+    let text = text.map_err(|cause| ConfigError::Read(path.clone(), cause))?;
+    // What toml shows of the file around an error may be a password.
+    toml::from_str(&text).map_err(|error| {
+        let line = error.span().map_or(1, |span| {
+            text.get(..span.start).unwrap_or_default().matches('\n').count() + 1
+        });
+        ConfigError::Parse(path, format!("line {line}: {}", error.message()))
+    })
+}
+
+fn addresses(address: &str) -> Result<Vec<IpAddr>, ConfigError> {
+    let resolved = address.to_socket_addrs();
+    let resolved = resolved.map_err(|_| ConfigError::Address(address.to_owned()))?;
+    Ok(resolved.map(|address| address.ip()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn config(flags: &[&str], file: &str) -> Result<Config, ConfigError> {
+        let folder = crate::testing::folder(&format!("config-{:x}", {
+            use std::hash::{BuildHasher, RandomState};
+            RandomState::new().hash_one(flags)
+        }));
+        let path = folder.join("config.toml");
+        std::fs::write(&path, file).unwrap();
+        let mut all = vec!["serve", "--config", path.to_str().unwrap(), "--data-dir", "d"];
+        all.extend(flags);
+        Config::of(Cli::try_parse_from(all).unwrap().args)
+    }
+
+    #[test]
+    fn a_flag_goes_before_the_file_and_the_file_before_the_default() {
+        let file = "http = \"127.0.0.1:1\"\nadmin = \"127.0.0.1:2\"\npartitions = 8";
+        let config = config(&["--http", "127.0.0.1:3"], file).unwrap();
+        assert_eq!(config.http, "127.0.0.1:3");
+        assert_eq!(config.admin, "127.0.0.1:2");
+        assert_eq!(config.topics.partitions, 8);
+        assert_eq!(config.kafka, Brokers::Embedded);
+        assert_eq!(config.grace, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn the_admin_api_is_on_loopback_or_has_a_token() {
+        let elsewhere = ["--admin", "0.0.0.0:8081"];
+        let error = config(&elsewhere, "").unwrap_err().to_string();
+        assert!(error.contains("--admin-token"), "{error}");
+        let empty = ["--admin", "0.0.0.0:8081", "--admin-token", " "];
+        assert!(matches!(config(&empty, ""), Err(ConfigError::EmptyToken)));
+        let with_token = ["--admin", "0.0.0.0:8081", "--admin-token", "t"];
+        assert!(config(&with_token, "").is_ok());
+    }
+
+    #[test]
+    fn an_error_in_the_file_names_the_line_and_shows_no_value() {
+        let file = "admin-token = \"hunter2\"\nadmin-tokn = \"hunter2\"";
+        let error = config(&[], file).unwrap_err().to_string();
+        assert!(error.contains("line 2"), "{error}");
+        assert!(error.contains("admin-tokn"), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn a_property_without_a_value_is_refused_without_repeating_it() {
+        let parsed = Cli::try_parse_from(["serve", "--kafka-property", "x"]);
+        assert!(parsed.is_err());
+        let config = config(&["--kafka-property", "sasl.password=a=b"], "").unwrap();
+        assert_eq!(config.properties["sasl.password"], "a=b");
+    }
+}

@@ -1,0 +1,269 @@
+//! `tidemill serve`: a host from its configuration to its end.
+
+mod banner;
+mod config;
+mod logs;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+pub use config::Args;
+use config::{Config, ConfigError};
+
+use crate::admin::{self, Access};
+use crate::host::{DeployError, Host};
+use crate::http::listener;
+use crate::kafka::{Cluster, KafkaError};
+use crate::library::{Library, LibraryError};
+use crate::metrics::Metrics;
+use crate::runtime::{LoadError, Runtime};
+use crate::state::{Store, StoreError};
+
+/// Why a host did not start, or ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServeError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("cannot listen on {address}: {cause}")]
+    Bind {
+        address: String,
+        cause: std::io::Error,
+    },
+    #[error(transparent)]
+    Library(#[from] LibraryError),
+    #[error(transparent)]
+    Runtime(#[from] LoadError),
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("metrics cannot be counted: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("{0:?} cannot be read: {1}")]
+    Component(PathBuf, std::io::Error),
+    #[error("{0:?} was not deployed: {1}")]
+    Deploy(PathBuf, DeployError),
+    #[error(
+        "another Kafka cluster answers at {servers} now ({now}) than when this host started ({then}); \
+         its state belongs to that one, so the host ends"
+    )]
+    ClusterChanged {
+        servers: String,
+        then: String,
+        now: String,
+    },
+    #[error("the host's tasks cannot run: {0}")]
+    Tasks(#[from] std::io::Error),
+    #[error("a task of the host's failed: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// Runs a host until it is told to stop.
+#[must_use]
+pub fn run(args: Args) -> ExitCode {
+    let served = Config::of(args).map_err(ServeError::from).and_then(|config| {
+        logs::start(&config);
+        let tasks = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .thread_name("tidemill")
+            .build()?;
+        let served = tasks.block_on(serve(config));
+        // What still blocks in librdkafka must not keep the process.
+        tasks.shutdown_timeout(Duration::from_secs(1));
+        served
+    });
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", banner::error(&error.to_string()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(config: Config) -> Result<(), ServeError> {
+    let stop = stop_signals()?;
+    let public = bind(&config.http).await?;
+    let admin = bind(&config.admin).await?;
+    let library = Library::open(&config.data_dir)?;
+    let brokers = config.kafka.clone();
+    let cluster = Cluster::connect(&brokers, config.properties.clone(), config.topics)?;
+    let cluster = Arc::new(cluster);
+    let Some(id) = cluster_id(&cluster, &library, stop.clone()).await? else {
+        return Ok(());
+    };
+    let runtime = Runtime::new(&library.cache())?;
+    let store = Store::open(&library.state(&id))?;
+    let addresses = Addresses {
+        http: local(&public)?,
+        admin: local(&admin)?,
+        kafka: cluster.servers().to_owned(),
+    };
+    let url = format!("http://{}", addresses.http);
+    let metrics = Metrics::new()?;
+    library.keep_addresses(&addresses.named())?;
+    let host = Arc::new(Host::new(runtime, library, cluster, store, metrics, url)?);
+
+    host.start_kept().await;
+    let (stopping, told) = watch::channel(false);
+    let publicly = tokio::spawn(listener::run(public, host.clone(), told.clone()));
+    let access = Access {
+        token: config.admin_token.clone(),
+    };
+    let privately = tokio::spawn(admin::run(admin, host.clone(), access, told));
+    let watched = watch_cluster(host.clone(), id);
+    for file in &config.deploy {
+        deploy(&host, file).await?;
+    }
+    banner::print(&config, &addresses, &host);
+
+    let mut stop_first = stop.clone();
+    let ended = tokio::select! {
+        _ = stop_first.wait_for(|signals| *signals > 0) => Ok(()),
+        error = watched => Err(error),
+    };
+    tracing::info!("stopping: finishing what runs, then leaving; a second signal ends at once");
+    tokio::spawn(async move {
+        let mut stop = stop;
+        if stop.wait_for(|signals| *signals > 1).await.is_ok() {
+            // 128 and the number of SIGINT, as shells have it.
+            std::process::exit(130);
+        }
+    });
+    stopping.send_replace(true);
+    let finish = async {
+        publicly.await?;
+        host.stop().await;
+        privately.await
+    };
+    match tokio::time::timeout(config.grace, finish).await {
+        Ok(finished) => finished?,
+        Err(_) => tracing::warn!(
+            "the grace period of {:?} is over, leaving with work undone; it is done again at the next start",
+            config.grace
+        ),
+    }
+    tracing::info!("stopped");
+    ended
+}
+
+/// Where the host can be reached.
+pub(crate) struct Addresses {
+    pub(crate) http: String,
+    pub(crate) admin: String,
+    pub(crate) kafka: String,
+}
+
+impl Addresses {
+    fn named(&self) -> BTreeMap<&str, String> {
+        BTreeMap::from([
+            ("http", self.http.clone()),
+            ("admin", self.admin.clone()),
+            ("kafka", self.kafka.clone()),
+        ])
+    }
+}
+
+async fn bind(address: &str) -> Result<TcpListener, ServeError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|cause| ServeError::Bind {
+        address: address.to_owned(),
+        cause,
+    })
+}
+
+fn local(listener: &TcpListener) -> Result<String, ServeError> {
+    Ok(listener.local_addr()?.to_string())
+}
+
+/// Counts the signals that ask this process to end.
+fn stop_signals() -> Result<watch::Receiver<u32>, ServeError> {
+    let (count, signals) = watch::channel(0);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            count.send_modify(|signals| *signals += 1);
+        }
+    });
+    Ok(signals)
+}
+
+/// The id of the cluster, which the state on disk is kept by. If Kafka does not
+/// answer, it is the one that answered there last time; if none ever did, it is
+/// waited for. None if the host is told to stop meanwhile.
+async fn cluster_id(
+    cluster: &Arc<Cluster>,
+    library: &Library,
+    mut stop: watch::Receiver<u32>,
+) -> Result<Option<String>, ServeError> {
+    const EMBEDDED: &str = "embedded";
+    if cluster.is_embedded() {
+        library.forget_state(EMBEDDED)?;
+        ask(cluster).await?;
+        return Ok(Some(EMBEDDED.to_owned()));
+    }
+    loop {
+        match ask(cluster).await {
+            Ok(id) => {
+                library.keep_cluster(cluster.servers(), &id)?;
+                return Ok(Some(id));
+            }
+            Err(error) => match library.cluster(cluster.servers()) {
+                Some(id) => {
+                    tracing::warn!(%error, "serving what is here meanwhile");
+                    return Ok(Some(id));
+                }
+                None => tracing::warn!(%error, "waiting for it, since this host has never seen it"),
+            },
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            _ = stop.wait_for(|signals| *signals > 0) => return Ok(None),
+        }
+    }
+}
+
+async fn ask(cluster: &Arc<Cluster>) -> Result<String, ServeError> {
+    let cluster = cluster.clone();
+    Ok(tokio::task::spawn_blocking(move || cluster.ask()).await??)
+}
+
+/// Asks now and then whether Kafka answers. Returns only if another cluster
+/// does.
+async fn watch_cluster(host: Arc<Host>, then: String) -> ServeError {
+    const PERIOD: Duration = Duration::from_secs(2);
+    loop {
+        tokio::time::sleep(PERIOD).await;
+        let answered = ask(&host.cluster).await;
+        match answered {
+            Ok(now) if now != then && !host.cluster.is_embedded() => {
+                return ServeError::ClusterChanged {
+                    servers: host.cluster.servers().to_owned(),
+                    then,
+                    now,
+                };
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+async fn deploy(host: &Arc<Host>, file: &PathBuf) -> Result<(), ServeError> {
+    let component = tokio::fs::read(file).await;
+    let component = component.map_err(|cause| ServeError::Component(file.clone(), cause))?;
+    let deployed = host.deploy(component).await;
+    deployed.map_err(|cause| ServeError::Deploy(file.clone(), cause))?;
+    Ok(())
+}
