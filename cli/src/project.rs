@@ -56,7 +56,6 @@ impl Project {
                 .hint("name the directory of a service, or make one with `tidemill new NAME`")
                 .into());
         }
-        let (text, manifest) = read_manifest(&dir.join(MANIFEST))?;
         let metadata = metadata(&dir)?;
         let package = metadata
             .packages
@@ -70,6 +69,7 @@ impl Project {
             .hint("name the directory of one of its members")
             .into());
         };
+        let (text, manifest) = read_manifest(&dir.join(MANIFEST))?;
         let cdylib = package
             .targets
             .iter()

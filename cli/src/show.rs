@@ -1,5 +1,7 @@
-//! How things look on a terminal: styles, tables, sizes, times. Pure: text in,
-//! text out. Colours are dropped on the way out where they don't belong.
+//! How things look on a terminal: styles, tables, sizes, times. Text in, text
+//! out. Colours are dropped on the way out where they don't belong.
+
+use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Color, Style};
 
@@ -18,6 +20,18 @@ pub(crate) const GOOD: Style = color(AnsiColor::Green).bold();
 const FAIR: Style = color(AnsiColor::Yellow);
 const BAD: Style = color(AnsiColor::Red);
 const FINE: Style = color(AnsiColor::Green);
+
+/// Prints to standard output. A reader that has seen enough (`| head`) is fine.
+pub(crate) fn print(text: &str) -> io::Result<()> {
+    let mut output = anstream::stdout().lock();
+    match output
+        .write_all(text.as_bytes())
+        .and_then(|()| output.flush())
+    {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
 
 /// Text with a style around it.
 pub(crate) fn styled(style: Style, text: &str) -> String {

@@ -77,13 +77,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         file,
     };
     if args.json {
-        anstream::println!("{}", serde_json::to_string_pretty(&built)?);
+        show::print(&format!("{}\n", serde_json::to_string_pretty(&built)?))?;
     } else {
         let deploy = match args.dir.as_path() {
             dir if dir == Path::new(".") => "tidemill deploy".to_owned(),
             dir => format!("tidemill deploy {}", dir.display()),
         };
-        anstream::print!("{}", render(&built, &project.manifest, &deploy));
+        show::print(&render(&built, &project.manifest, &deploy))?;
     }
     Ok(ExitCode::SUCCESS)
 }

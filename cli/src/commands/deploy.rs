@@ -57,9 +57,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Body::Component(component),
     )?;
     if args.json {
-        anstream::println!("{json}");
+        show::print(&format!("{json}\n"))?;
     } else {
-        anstream::print!("{}", render(&deployed));
+        show::print(&render(&deployed))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -129,9 +129,9 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     let body = serde_json::to_vec(&invoke(args)?)?;
     let (invoked, answer) = client.call::<Invoked>(Method::POST, &path, Body::Json(body))?;
     if json {
-        anstream::println!("{answer}");
+        show::print(&format!("{answer}\n"))?;
     } else {
-        anstream::print!("{}", render(&invoked));
+        show::print(&render(&invoked))?;
     }
     Ok(if invoked.outcome == "ok" {
         ExitCode::SUCCESS

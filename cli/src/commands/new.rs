@@ -135,7 +135,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     for (path, content) in files(&args.name) {
         write(&dir.join(path), &content)?;
     }
-    anstream::print!("{}", render(&args.name, &dir));
+    show::print(&render(&args.name, &dir))?;
     Ok(ExitCode::SUCCESS)
 }
 

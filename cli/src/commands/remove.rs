@@ -43,14 +43,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let (removed, json) =
         Client::new(&args.connection).call::<Removed>(Method::DELETE, &path, Body::None)?;
     if args.json {
-        anstream::println!("{json}");
+        show::print(&format!("{json}\n"))?;
     } else {
-        anstream::println!(
-            "{} {}, revision {}",
+        show::print(&format!(
+            "{} {}, revision {}\n",
             show::styled(GOOD, "Removed"),
             show::line(&removed.name, 63),
             show::short(&removed.revision)
-        );
+        ))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -44,9 +44,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         (list(&services.services), json)
     };
     if args.json {
-        anstream::println!("{json}");
+        show::print(&format!("{json}\n"))?;
     } else {
-        anstream::print!("{text}");
+        show::print(&text)?;
     }
     Ok(ExitCode::SUCCESS)
 }
