@@ -109,7 +109,7 @@ fmt-check: $(TARGET)/.toolchain
 .PHONY: lint
 lint: $(TARGET)/.toolchain ## clippy over everything, warnings are errors
 	@$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
-	@$(CARGO) clippy --locked --profile guest --target $(WASM) $(SEEDS:%=-p %) $(GUESTS:%=-p tidemill-guest-%) -- -D warnings
+	@$(CARGO) clippy --locked --profile guest --target $(WASM) $(SEEDS:%=-p %) $(GUESTS:%=-p tidemill-guest-%) -p bench-answer -p bench-forward -- -D warnings
 
 .PHONY: doc
 doc: $(TARGET)/.toolchain ## build the API documentation, warnings are errors
@@ -144,13 +144,15 @@ $(VENV)/.requests:
 bench: bench-http bench-events ## measure both hot paths against native code
 
 .PHONY: bench-http
-bench-http: seeds ## a request through a warm handler against native hyper
-	@$(CARGO) run --release --locked -q -p tidemill-bench -- http
+bench-http: build ## a request through a warm handler against native hyper
+	@$(TIDEMILL) build --profile guest bench/guests/answer
+	@$(CARGO) run --release --locked -p tidemill-bench -- http
 
 .PHONY: bench-events
-bench-events: build guests ## an event through a warm handler against bare rdkafka
+bench-events: build ## an event through a warm handler against bare rdkafka
 	@kafka/kafka fetch
-	@$(CARGO) run --release --locked -q -p tidemill-bench -- events
+	@$(TIDEMILL) build --profile guest bench/guests/forward
+	@$(CARGO) run --release --locked -p tidemill-bench -- events
 
 # --------------------------------------------------------------- the rest
 

@@ -14,10 +14,20 @@ pub fn root() -> PathBuf {
         .to_owned()
 }
 
-/// Cargo's target folder, in which the test executable is.
-fn target() -> PathBuf {
+/// Cargo's target folder, in which this executable is.
+///
+/// # Panics
+/// If the executable is not where cargo puts it.
+#[must_use]
+pub fn target() -> PathBuf {
     let executable = env::current_exe().unwrap();
-    executable.ancestors().nth(3).unwrap().to_owned()
+    // TARGET/release/deps/NAME for a test, TARGET/release/NAME else.
+    let profile = executable
+        .ancestors()
+        .skip(1)
+        .find(|folder| !folder.ends_with("deps"))
+        .unwrap();
+    profile.parent().unwrap().to_owned()
 }
 
 /// The built `tidemill`: `TIDEMILL_BIN`, or beside the tests.

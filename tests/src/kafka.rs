@@ -21,6 +21,7 @@ pub struct Kafka {
     folder: Folder,
     port: u16,
     controller: u16,
+    jvm: &'static str,
 }
 
 impl Kafka {
@@ -40,6 +41,20 @@ impl Kafka {
     /// If Java or the fetched Kafka are missing.
     #[must_use]
     pub fn fresh() -> Kafka {
+        // Short-lived: the first compiler alone starts faster.
+        Kafka::with_jvm("-Xms64m -Xmx400m -XX:+UseSerialGC -XX:TieredStopAtLevel=1")
+    }
+
+    /// A new one that takes longer to be fast, and is faster then.
+    ///
+    /// # Panics
+    /// If Java or the fetched Kafka are missing.
+    #[must_use]
+    pub fn for_measuring() -> Kafka {
+        Kafka::with_jvm("-Xms512m -Xmx512m -XX:+UseSerialGC")
+    }
+
+    fn with_jvm(jvm: &'static str) -> Kafka {
         let [port, controller] = free_ports();
         let folder = Folder::new("kafka");
         // Formatting the storage takes a JVM of its own: it is done once.
@@ -49,6 +64,7 @@ impl Kafka {
             folder,
             port,
             controller,
+            jvm,
         };
         kafka.start();
         kafka
@@ -62,11 +78,7 @@ impl Kafka {
             .arg(self.folder.path())
             .arg(self.port.to_string())
             .arg(self.controller.to_string())
-            // Short-lived: the first compiler alone is faster.
-            .env(
-                "KAFKA_JVM",
-                "-Xms64m -Xmx400m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xshare:auto",
-            );
+            .env("KAFKA_JVM", self.jvm);
         let log = self.folder.path().join("kafka.log");
         let mut process = Process::start("Kafka", command, &log);
         let deadline = Deadline::usual();

@@ -24,7 +24,7 @@ mod topics;
 mod wait;
 
 pub use component::{Component, Manifest, seed};
-pub use folder::{Folder, components, root, tidemill, venv};
+pub use folder::{Folder, components, root, target, tidemill, venv};
 pub use host::{Builder, Host};
 pub use http::{Client, Reply};
 pub use kafka::Kafka;

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use serde_json::Value;
-use tidemill_tests::{Component, Host, Manifest, eventually, root, run, tidemill, unique};
+use tidemill_tests::{Component, Host, Manifest, eventually, root, run, target, tidemill, unique};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
@@ -20,7 +20,7 @@ fn a_new_service_is_built_tested_and_deployed() {
             .args(arguments)
             .current_dir(&project)
             // What the repository has built need not be built again.
-            .env("CARGO_TARGET_DIR", shared_target())
+            .env("CARGO_TARGET_DIR", target().join("new"))
             .env("TIDEMILL_ADMIN", host.admin().address()));
         assert!(worked, "{arguments:?}\n{output}\n{error}");
         output
@@ -37,12 +37,6 @@ fn a_new_service_is_built_tested_and_deployed() {
     let route = service["routes"][0].as_str().unwrap();
     let reply = host.http().get(route);
     assert!(reply.status < 500 && reply.status != 404, "{reply:?}");
-}
-
-/// A target folder that stays between runs.
-fn shared_target() -> std::path::PathBuf {
-    let executable = std::env::current_exe().unwrap();
-    executable.ancestors().nth(3).unwrap().join("new")
 }
 
 #[test]
