@@ -144,7 +144,9 @@ impl<'de> Deserialize<'de> for JsonObject {
                 raw: raw.into_boxed_bytes().into_vec().into(),
                 compact,
             }),
-            other => Err(D::Error::custom(format_args!("expected an object, found {other}"))),
+            other => Err(D::Error::custom(format_args!(
+                "expected an object, found {other}"
+            ))),
         }
     }
 }
@@ -225,5 +227,19 @@ fn not_of_type(text: &str, error: &serde_path_to_error::Error<serde_json::Error>
             Segment::Enum { .. } | Segment::Unknown => {}
         }
     }
-    Invalid::new("value_error", loc, format!("Value error, {message}"), input, Some(json!({ "error": {} })))
+    // Serde's way of saying it; FastAPI's names the member where it should be.
+    let missing = message
+        .strip_prefix("missing field `")
+        .and_then(|rest| rest.strip_suffix('`'));
+    if let Some(name) = missing {
+        loc.push(Loc::Name(name.to_owned().into()));
+        return Invalid::new("missing", loc, "Field required", input, None);
+    }
+    Invalid::new(
+        "value_error",
+        loc,
+        format!("Value error, {message}"),
+        input,
+        Some(json!({ "error": {} })),
+    )
 }

@@ -4,7 +4,6 @@ use std::any::{Any, TypeId};
 use std::error::Error;
 use std::pin::Pin;
 
-use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::de::value::UnitDeserializer;
 
@@ -20,7 +19,7 @@ use crate::sys::{Header, RawEvent};
 /// |---|---|---|
 /// | any type that serde reads | read as JSON, or the event is rejected | rejected |
 /// | [`RawJson`](crate::RawJson), [`JsonObject`](crate::JsonObject) | JSON as it was written | rejected |
-/// | `Vec<u8>`, `bytes::Bytes` | the bytes, whatever they are | rejected |
+/// | `Vec<u8>` | the bytes, whatever they are | rejected |
 /// | `Option` of any of these | the same (but JSON's `null` is none as well) | `None` |
 #[derive(Clone, Debug)]
 pub struct Event<T> {
@@ -130,7 +129,10 @@ impl<E: Error + 'static> From<E> for Failure {
         let never = match (any.downcast_ref(), any.downcast_ref()) {
             // A grant can be added, and then the event goes through.
             (Some(publish), _) => !matches!(publish, PublishError::NotGranted(_)),
-            (_, Some(state)) => !matches!(state, StateError::NotGranted(_) | StateError::Unavailable(_)),
+            (_, Some(state)) => !matches!(
+                state,
+                StateError::NotGranted(_) | StateError::Unavailable(_)
+            ),
             _ => false,
         };
         if never {
@@ -193,7 +195,10 @@ impl Topics {
         F: Future<Output = Outcome> + 'static,
     {
         let topic = topic.into();
-        assert!(self.find(&topic).is_none(), "two handlers for the topic {topic}");
+        assert!(
+            self.find(&topic).is_none(),
+            "two handlers for the topic {topic}"
+        );
         let handler: Handler = Box::new(move |event| match typed(event) {
             Ok(event) => Box::pin(handler(event)),
             Err(failure) => Box::pin(std::future::ready(Err(failure))),
@@ -252,21 +257,17 @@ fn decode<T: DeserializeOwned + 'static>(value: Option<Vec<u8>>) -> Result<T, St
     if wanted == TypeId::of::<Option<Vec<u8>>>() {
         return cast(value);
     }
-    if wanted == TypeId::of::<Option<Bytes>>() {
-        return cast(value.map(Bytes::from));
-    }
     let Some(bytes) = value else {
         // Serde's "nothing": an `Option` is none, any other type refuses it.
         let nothing = UnitDeserializer::<serde::de::value::Error>::new();
-        return T::deserialize(nothing)
-            .map_err(|_| "it has no value (a tombstone), and its handler takes none: \
-                          `Event<Option<…>>` does".to_owned());
+        return T::deserialize(nothing).map_err(|_| {
+            "it has no value (a tombstone), and its handler takes none: \
+                          `Event<Option<…>>` does"
+                .to_owned()
+        });
     };
     if wanted == TypeId::of::<Vec<u8>>() {
         return cast(bytes);
-    }
-    if wanted == TypeId::of::<Bytes>() {
-        return cast(Bytes::from(bytes));
     }
     let text = std::str::from_utf8(&bytes)
         .map_err(|error| format!("its value is not UTF-8 at byte {}", error.valid_up_to()))?;

@@ -226,7 +226,8 @@ fn value_end(json: &[u8], mut at: usize) -> usize {
 /// Reads a JSON text and gives it in compact form.
 pub(crate) fn compact(text: &[u8]) -> Result<String, JsonError> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    let text = std::str::from_utf8(text).map_err(|error| JsonError::NotUtf8(error.valid_up_to()))?;
+    let text =
+        std::str::from_utf8(text).map_err(|error| JsonError::NotUtf8(error.valid_up_to()))?;
     let mut reader = Reader {
         text,
         at: 0,
@@ -506,7 +507,7 @@ impl Reader<'_> {
         self.at += 1;
         loop {
             let from = self.at;
-            while let Some(0x20.. ) = self.peek().filter(|byte| !matches!(byte, b'"' | b'\\')) {
+            while let Some(0x20..) = self.peek().filter(|byte| !matches!(byte, b'"' | b'\\')) {
                 self.at += 1;
             }
             self.out.push_str(&text[from..self.at]);
@@ -563,7 +564,11 @@ impl Reader<'_> {
             return Ok(character);
         }
         let Some(second) = unit(self.at + 6) else {
-            return wrong;
+            // Python blames the second escape, if there is one.
+            return match bytes.get(self.at + 6..self.at + 8) {
+                Some(b"\\u") => Err(Wrong::Here(UNICODE, self.at + 7)),
+                _ => wrong,
+            };
         };
         match char::decode_utf16([first as u16, second as u16]).next() {
             Some(Ok(character)) => {
@@ -613,9 +618,18 @@ mod tests {
 
     #[test]
     fn what_was_written_stays_but_for_whitespace() {
-        assert_eq!(text(" [ 1 , 2.50 , -0 , 1E+2 , 123456789012345678901234567890 ] "), "[1,2.50,-0,1E+2,123456789012345678901234567890]");
-        assert_eq!(text("{\n\t\"b\" : null ,\r\n \"a\" : { } , \"\" : [ ] }"), r#"{"b":null,"a":{},"":[]}"#);
-        assert_eq!(text(r#"{"$serde_json::private::Number":"1","$serde_json::private::RawValue":"2"}"#), r#"{"$serde_json::private::Number":"1","$serde_json::private::RawValue":"2"}"#);
+        assert_eq!(
+            text(" [ 1 , 2.50 , -0 , 1E+2 , 123456789012345678901234567890 ] "),
+            "[1,2.50,-0,1E+2,123456789012345678901234567890]"
+        );
+        assert_eq!(
+            text("{\n\t\"b\" : null ,\r\n \"a\" : { } , \"\" : [ ] }"),
+            r#"{"b":null,"a":{},"":[]}"#
+        );
+        assert_eq!(
+            text(r#"{"$serde_json::private::Number":"1","$serde_json::private::RawValue":"2"}"#),
+            r#"{"$serde_json::private::Number":"1","$serde_json::private::RawValue":"2"}"#
+        );
         assert_eq!(text("\u{feff}{}"), "{}");
     }
 
@@ -630,13 +644,20 @@ mod tests {
     #[test]
     fn of_members_with_one_name_the_last_counts_in_the_first_place() {
         assert_eq!(text(r#"{"a":1,"b":2,"\u0061":3}"#), r#"{"a":3,"b":2}"#);
-        assert_eq!(text(r#"{"x":{"a":1,"a":[{"c":1,"c":2}]},"y":0,"x":{"d":4,"d":5}}"#), r#"{"x":{"d":5},"y":0}"#);
-        assert_eq!(text(r#"[{"a":1,"a":[{"c":1,"c":2}]},{"y":0}]"#), r#"[{"a":[{"c":2}]},{"y":0}]"#);
+        assert_eq!(
+            text(r#"{"x":{"a":1,"a":[{"c":1,"c":2}]},"y":0,"x":{"d":4,"d":5}}"#),
+            r#"{"x":{"d":5},"y":0}"#
+        );
+        assert_eq!(
+            text(r#"[{"a":1,"a":[{"c":1,"c":2}]},{"y":0}]"#),
+            r#"[{"a":[{"c":2}]},{"y":0}]"#
+        );
     }
 
     #[test]
     fn members_are_found_by_name() {
-        let json = RawJson::parse(r#"{"a":"}\",\\","b":[1,{"id":2}],"id":{"x":[]},"é\n":7}"#).unwrap();
+        let json =
+            RawJson::parse(r#"{"a":"}\",\\","b":[1,{"id":2}],"id":{"x":[]},"é\n":7}"#).unwrap();
         assert_eq!(json.get("id").unwrap().as_str(), r#"{"x":[]}"#);
         assert_eq!(json.get("a").unwrap().text(), "}\",\\");
         assert_eq!(json.get("b").unwrap().as_str(), r#"[1,{"id":2}]"#);
@@ -651,14 +672,43 @@ mod tests {
         let nested = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         assert_eq!(text(&nested(900)), nested(900));
         assert_eq!(compact(nested(901).as_bytes()), Err(JsonError::TooDeep));
-        assert_eq!(compact("[".repeat(1_000_000).as_bytes()), Err(JsonError::TooDeep));
+        assert_eq!(
+            compact("[".repeat(1_000_000).as_bytes()),
+            Err(JsonError::TooDeep)
+        );
     }
 
     #[test]
     fn what_serde_takes_and_no_other_is_json() {
-        for json in ["", " ", "tru", "nul", "01", "1.", "-", ".5", "+1", "NaN", "Infinity", "\"\u{1}\"", "\"\\ud800\"", "\"\\ud800\\u0041\"", "[1 2]", "{1:2}", "[,]", "{,}", "[1,]", "\u{a0}1", "1e", "\"\\u+123\""] {
+        for json in [
+            "",
+            " ",
+            "tru",
+            "nul",
+            "01",
+            "1.",
+            "-",
+            ".5",
+            "+1",
+            "NaN",
+            "Infinity",
+            "\"\u{1}\"",
+            "\"\\ud800\"",
+            "\"\\ud800\\u0041\"",
+            "[1 2]",
+            "{1:2}",
+            "[,]",
+            "{,}",
+            "[1,]",
+            "\u{a0}1",
+            "1e",
+            "\"\\u+123\"",
+        ] {
             assert!(compact(json.as_bytes()).is_err(), "{json}");
-            assert!(serde_json::from_str::<serde_json::Value>(json).is_err(), "{json}");
+            assert!(
+                serde_json::from_str::<serde_json::Value>(json).is_err(),
+                "{json}"
+            );
         }
     }
 }

@@ -45,6 +45,7 @@
 //! double of the host: see [`test`].
 
 // The macros name this crate as their users do.
+#[allow(unused_extern_crates)]
 extern crate self as tidemill;
 
 mod body;
@@ -74,11 +75,11 @@ pub use state::{Cursor, Item, Log, Page, Position, Row, Scan, StateError, Table}
 /// What [`service!`] expands to. Not for use by hand.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::service::{About, Routes};
     #[cfg(target_arch = "wasm32")]
     pub use crate::sys::bindings;
     #[cfg(target_arch = "wasm32")]
     pub use crate::sys::calls::{answer, consume};
-    pub use crate::service::{About, Routes};
     #[cfg(target_arch = "wasm32")]
     pub use wit_bindgen;
 }

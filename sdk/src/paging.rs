@@ -127,11 +127,16 @@ fn integer(text: &str) -> Integer {
         _ => (false, text),
     };
     let digits = match digits.split_once('.') {
-        Some((whole, zeros)) if !zeros.is_empty() && zeros.bytes().all(|byte| byte == b'0') => whole,
+        Some((whole, zeros)) if !zeros.is_empty() && zeros.bytes().all(|byte| byte == b'0') => {
+            whole
+        }
         Some(_) => return Integer::NotOne,
         None => digits,
     };
-    if !digits.split('_').all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit())) {
+    if !digits
+        .split('_')
+        .all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))
+    {
         return Integer::NotOne;
     }
     if digits.len() > 4300 {
@@ -140,6 +145,9 @@ fn integer(text: &str) -> Integer {
     let value = digits
         .bytes()
         .filter(u8::is_ascii_digit)
-        .fold(0i64, |sum, digit| sum.saturating_mul(10).saturating_add(i64::from(digit - b'0')));
+        .fold(0i64, |sum, digit| {
+            sum.saturating_mul(10)
+                .saturating_add(i64::from(digit - b'0'))
+        });
     Integer::Is(if negative { -value } else { value })
 }

@@ -109,7 +109,10 @@ impl Problem {
 
     /// The plain problem of a status: title and detail are its reason phrase.
     pub(crate) fn plain(status: StatusCode) -> Self {
-        Self::new(status.as_u16(), status.canonical_reason().unwrap_or("Problem"))
+        Self::new(
+            status.as_u16(),
+            status.canonical_reason().unwrap_or("Problem"),
+        )
     }
 
     pub(crate) fn to_json(&self) -> Vec<u8> {
@@ -178,7 +181,12 @@ impl From<Problem> for Response {
 
 /// A response with a body of the given type.
 pub(crate) fn json_response(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Response {
-    (status, [(CONTENT_TYPE, HeaderValue::from_static(kind))], body).into_response()
+    (
+        status,
+        [(CONTENT_TYPE, HeaderValue::from_static(kind))],
+        body,
+    )
+        .into_response()
 }
 
 /// A request whose body or query is not what the handler takes, answered in the

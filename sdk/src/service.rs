@@ -106,8 +106,8 @@ macro_rules! __events {
 
         #[cfg(target_arch = "wasm32")]
         const _: () = {
-            use $crate::__private::bindings;
             use bindings::events::exports::tidemill::service::events;
+            use $crate::__private::bindings;
 
             ::std::thread_local! {
                 static TOPICS: &'static $crate::Topics =
@@ -124,7 +124,7 @@ macro_rules! __events {
                 }
             }
 
-            bindings::events::export_events!(Component with_types_in bindings::events);
+    bindings::events::export_events!(Component with_types_in bindings::events);
         };
     };
 }
@@ -221,7 +221,9 @@ pub(crate) async fn answer(routes: &Routes, request: Request) -> Response {
                 Err(never) => match never {},
             }
         }
-        Err(error) => Problem::bad_request(format!("Not a request that HTTP allows: {error}")).into(),
+        Err(error) => {
+            Problem::bad_request(format!("Not a request that HTTP allows: {error}")).into()
+        }
     };
     let (parts, body) = response.into_parts();
     match body.collect().await {
@@ -239,7 +241,9 @@ pub(crate) async fn answer(routes: &Routes, request: Request) -> Response {
             Response {
                 status: 500,
                 headers: vec![(CONTENT_TYPE.to_string(), Problem::CONTENT_TYPE.into())],
-                body: Problem::plain(StatusCode::INTERNAL_SERVER_ERROR).to_json().into(),
+                body: Problem::plain(StatusCode::INTERNAL_SERVER_ERROR)
+                    .to_json()
+                    .into(),
             }
         }
     }

@@ -138,7 +138,10 @@ impl Host {
     /// # Panics
     /// If the service has no routes.
     pub fn request(&mut self, method: &str, target: &str, body: impl Into<Body>) -> Response {
-        let routes = self.routes.as_ref().expect("a service with routes: Host::new().http(routes())");
+        let routes = self
+            .routes
+            .as_ref()
+            .expect("a service with routes: Host::new().http(routes())");
         let body = body.into();
         let mut headers = Vec::new();
         if !body.0.is_empty() {
@@ -227,7 +230,10 @@ impl Host {
     /// # Panics
     /// If the service has no routes.
     pub fn openapi(&self) -> serde_json::Value {
-        let routes = self.routes.as_ref().expect("a service with routes: Host::new().http(routes())");
+        let routes = self
+            .routes
+            .as_ref()
+            .expect("a service with routes: Host::new().http(routes())");
         let about = About {
             name: "test",
             version: "0.0.0",
@@ -237,7 +243,9 @@ impl Host {
     }
 
     fn handlers(&self) -> &Topics {
-        self.topics.as_ref().expect("a service with topics: Host::new().events(topics())")
+        self.topics
+            .as_ref()
+            .expect("a service with topics: Host::new().events(topics())")
     }
 
     fn run_event(&mut self, record: &Record) -> Result<(), Failure> {
@@ -252,7 +260,10 @@ impl Host {
             headers: record.headers.clone(),
             attempt: record.attempt,
         };
-        let topics = self.topics.as_ref().expect("a service with topics: Host::new().events(topics())");
+        let topics = self
+            .topics
+            .as_ref()
+            .expect("a service with topics: Host::new().events(topics())");
         self.world.view = View::Event { shard: partition };
         let outcome = within(&mut self.world, || run(topics.handle(event)));
         match outcome {
@@ -278,7 +289,10 @@ impl Host {
                 (self.spread - 1) % self.partitions
             }
         });
-        let end = self.ends.entry((record.topic.clone(), partition)).or_default();
+        let end = self
+            .ends
+            .entry((record.topic.clone(), partition))
+            .or_default();
         let offset = record.offset.unwrap_or(*end);
         *end = (*end).max(offset + 1);
         record.partition = Some(partition);
@@ -507,7 +521,10 @@ mod tests {
             (b"foobar", -790_332_482),
             (b"a-little-bit-long-string", -985_981_536),
             (b"a-little-bit-longer-string", -1_486_304_829),
-            (b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
+            (
+                b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
+                -58_897_971,
+            ),
             (b"abc", 479_470_107),
         ] {
             assert_eq!(super::murmur2(key) as i32, hash);

@@ -31,7 +31,9 @@ pub fn topics() -> Topics {
     responses((status = 200, body = Created), (status = 422, description = "Not a JSON object")),
 )]
 async fn create_event(event: JsonObject) -> Result<Json<Created>, Problem> {
-    Message::new("event_topic").bytes(event.into_raw()).publish()?;
+    Message::new("event_topic")
+        .bytes(event.into_raw())
+        .publish()?;
     Ok(Json(Created {
         message: "Event created and sent to Kafka",
     }))

@@ -50,11 +50,11 @@ async fn make_order(user: Event<Option<JsonObject>>) -> Result<(), Failure> {
 
 /// The user's id: the record's key, or else what the user has as its `id`.
 fn id_of(user: &Event<Option<JsonObject>>) -> Result<Vec<u8>, Failure> {
+    let own = || user.value.as_ref()?.get("id").filter(|id| !id.is_null());
     let key = user.key.clone().filter(|key| !key.is_empty());
-    let own = || Some(user.value.as_ref()?.get("id")?.text().into_bytes());
-    key.or_else(own)
-        .filter(|id| !id.is_empty() && id != b"null")
-        .ok_or_else(|| Failure::reject("a user without an id: the record has no key, and its value no `id`"))
+    key.or_else(|| own().map(|id| id.text().into_bytes()))
+        .filter(|id| !id.is_empty())
+        .ok_or_else(|| Failure::reject("a user without an id: no key, and no `id` in its value"))
 }
 
 /// Lists the orders

@@ -152,7 +152,14 @@ mod tests {
     fn a_cursor_survives_being_text() {
         for place in [
             Place::Log([].into()),
-            Place::Log([(("a".to_owned(), 0), 0), (("a".to_owned(), u32::MAX), u64::MAX), (("b".to_owned(), 7), 128)].into()),
+            Place::Log(
+                [
+                    (("a".to_owned(), 0), 0),
+                    (("a".to_owned(), u32::MAX), u64::MAX),
+                    (("b".to_owned(), 7), 128),
+                ]
+                .into(),
+            ),
             Place::Table(b"key\0\xff".to_vec()),
         ] {
             let cursor = Cursor(place);

@@ -213,10 +213,10 @@ impl<V: DeserializeOwned + 'static> Log<V> {
         loop {
             let mut oldest: Option<(u64, usize)> = None;
             for (index, stream) in streams.iter_mut().enumerate() {
-                if let Some(timestamp) = self.head(stream, chunk)? {
-                    if oldest.is_none_or(|(least, _)| timestamp < least) {
-                        oldest = Some((timestamp, index));
-                    }
+                if let Some(timestamp) = self.head(stream, chunk)?
+                    && oldest.is_none_or(|(least, _)| timestamp < least)
+                {
+                    oldest = Some((timestamp, index));
                 }
             }
             let Some((_, index)) = oldest else {
@@ -256,8 +256,9 @@ impl<V: DeserializeOwned + 'static> Log<V> {
         let mut streams = Vec::new();
         let mut start: Option<Vec<u8>> = None;
         while let Some(row) = sys::scan(self.name, start.as_deref(), None, 1, false)?.pop() {
-            let Position { topic, partition, .. } =
-                Position::from_key(&row.key).ok_or_else(|| self.foreign())?;
+            let Position {
+                topic, partition, ..
+            } = Position::from_key(&row.key).ok_or_else(|| self.foreign())?;
             start = Some(stream_key(&topic, partition, u64::MAX));
             let place = (topic, partition);
             let next = places.get(&place).copied().unwrap_or(0);

@@ -73,11 +73,18 @@ impl IntoResponse for StateError {
     }
 }
 
-fn encode<V: Serialize>(table: &'static str, value: &V, out: &mut Vec<u8>) -> Result<(), StateError> {
+fn encode<V: Serialize>(
+    table: &'static str,
+    value: &V,
+    out: &mut Vec<u8>,
+) -> Result<(), StateError> {
     serde_json::to_writer(out, value).map_err(|source| StateError::Encode { table, source })
 }
 
-fn decode<V: DeserializeOwned + 'static>(table: &'static str, bytes: &[u8]) -> Result<V, StateError> {
+fn decode<V: DeserializeOwned + 'static>(
+    table: &'static str,
+    bytes: &[u8],
+) -> Result<V, StateError> {
     // What was stored as raw JSON is compact already.
     let value = if TypeId::of::<V>() == TypeId::of::<RawJson>() {
         RawJson::from_stored(bytes).map(|json| {
@@ -90,7 +97,9 @@ fn decode<V: DeserializeOwned + 'static>(table: &'static str, bytes: &[u8]) -> R
     };
     match value {
         Ok(Some(value)) => Ok(value),
-        Ok(None) => Err(StateError::Invalid(format!("a row of {table} is of another type"))),
+        Ok(None) => Err(StateError::Invalid(format!(
+            "a row of {table} is of another type"
+        ))),
         Err(source) => Err(StateError::Decode { table, source }),
     }
 }

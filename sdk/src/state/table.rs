@@ -130,7 +130,11 @@ impl<V: DeserializeOwned + 'static> Table<V> {
     ///
     /// # Errors
     /// If state isn't granted, a row is not a `V`, or the cursor is a log's.
-    pub fn page(&self, after: Option<Cursor>, limit: u32) -> Result<(Vec<Row<V>>, Option<Cursor>), StateError> {
+    pub fn page(
+        &self,
+        after: Option<Cursor>,
+        limit: u32,
+    ) -> Result<(Vec<Row<V>>, Option<Cursor>), StateError> {
         let limit = limit.clamp(1, LARGEST_SCAN - 1);
         let start = match after {
             None => None,

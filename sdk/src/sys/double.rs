@@ -27,8 +27,10 @@ pub(crate) enum View {
     Event { shard: u32 },
 }
 
-/// The rows of one table, by key, then shard.
-type Rows = BTreeMap<(Vec<u8>, u32), Vec<u8>>;
+/// What names a row of a table: the key, then the shard.
+type Name = (Vec<u8>, u32);
+/// The rows of one table.
+type Rows = BTreeMap<Name, Vec<u8>>;
 
 /// All that the host keeps for one service.
 #[derive(Debug, Default)]
@@ -40,8 +42,9 @@ pub(crate) struct World {
     /// What the invocation wants to publish.
     pub(crate) pending: Vec<Message>,
     tables: BTreeMap<String, Rows>,
-    /// How to undo what the invocation wrote, the latest last.
-    undo: Vec<(String, (Vec<u8>, u32), Option<Vec<u8>>)>,
+    /// Of each write of the invocation, the table, the row, and what was there
+    /// before.
+    undo: Vec<(String, Name, Option<Vec<u8>>)>,
 }
 
 #[derive(Debug, Default)]
@@ -73,17 +76,19 @@ impl World {
         if self.pending.len() + self.undo.len() < MOST_EFFECTS {
             return Ok(());
         }
-        Err(format!("more than {MOST_EFFECTS} effects in one invocation (limits.effects)"))
+        Err(format!(
+            "more than {MOST_EFFECTS} effects in one invocation (limits.effects)"
+        ))
     }
 
     fn publish(&mut self, message: Message) -> Result<(), PublishError> {
-        if let Some(grants) = &self.grants {
-            if !grants.publish.contains(&message.topic) {
-                return Err(PublishError::NotGranted(format!(
-                    "publishing to {0} is not granted: add \"{0}\" to grants.publish",
-                    message.topic
-                )));
-            }
+        if let Some(grants) = &self.grants
+            && !grants.publish.contains(&message.topic)
+        {
+            return Err(PublishError::NotGranted(format!(
+                "publishing to {0} is not granted: add \"{0}\" to grants.publish",
+                message.topic
+            )));
         }
         let headers: usize = message
             .headers()
