@@ -191,7 +191,6 @@ impl Client {
             (401, None) => failure
                 .hint("this host wants a token: pass --admin-token, or set TIDEMILL_ADMIN_TOKEN"),
             (401 | 403, Some(_)) => failure.hint("is it the token that the host was started with?"),
-            (404, _) => failure.hint("`tidemill services` lists what is deployed"),
             _ => failure,
         }
     }

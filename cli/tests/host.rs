@@ -108,14 +108,14 @@ fn nobody_there_says_how_to_start_a_host() {
 #[test]
 fn a_problem_is_shown_in_words() {
     let problem = r#"{"type":"about:blank","title":"No such service","status":404,
-        "detail":"Nothing is deployed under the name \"order\"."}"#;
+        "detail":"Nothing is called \"order\".\nSee what is."}"#;
     let (address, asked) = host("404 Not Found", "application/problem+json", problem);
     let output = tidemill(&["services", "order", "--admin", &address]);
     assert_eq!(
         stderr(&output),
         "error: No such service\n  \
-           Nothing is deployed under the name \"order\".\n\
-         hint: `tidemill services` lists what is deployed\n"
+           Nothing is called \"order\".\n  \
+           See what is.\n"
     );
     assert_eq!(output.status.code(), Some(1));
     let asked = asked.join().expect("a request");

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use ureq::http::Method;
 
-use crate::api::{Detail, Partition, Services, Summary};
+use crate::api::{Detail, Partition, Services, Status, Summary};
 use crate::client::{Body, Client, Connection, service_path};
 use crate::show::{self, Align, BOLD, DIM, ERROR};
 
@@ -130,12 +130,12 @@ fn detailed(detail: &Detail) -> String {
             show::count(summary.failures)
         ),
     ));
-    fields.push(("imports", lines(&detail.imports)));
-    fields.push(("exports", lines(&detail.exports)));
+    fields.push(("imports", interfaces(&detail.imports)));
+    fields.push(("exports", interfaces(&detail.exports)));
     text.push_str(&show::fields(&fields));
     if !summary.subscribes.is_empty() {
         text.push('\n');
-        text.push_str(&partitions(&detail.partitions));
+        text.push_str(&partitions(&detail.partitions, summary.status));
     }
     text.push_str(&format!("\n{DIM}service.toml{DIM:#}\n"));
     for line in detail.manifest.trim_end().lines() {
@@ -144,7 +144,10 @@ fn detailed(detail: &Detail) -> String {
     text
 }
 
-fn partitions(partitions: &[Partition]) -> String {
+fn partitions(partitions: &[Partition], status: Status) -> String {
+    if partitions.is_empty() && status == Status::Starting {
+        return "Waiting for the broker to assign partitions.\n".to_owned();
+    }
     if partitions.is_empty() {
         return "This host has no partition of it: the broker assigns them, and other hosts of \
                 the group may have all of them.\n"
@@ -213,18 +216,35 @@ fn some(items: &[String]) -> String {
     }
 }
 
-fn lines(items: &[String]) -> String {
-    if items.is_empty() {
-        "-".to_owned()
-    } else {
-        show::clean(&items.join("\n"))
+/// Interfaces, a line for each package: `wasi:cli@0.2.6  exit, stdin`.
+fn interfaces(names: &[String]) -> String {
+    if names.is_empty() {
+        return "-".to_owned();
     }
+    let mut packages: Vec<(String, Vec<&str>)> = Vec::new();
+    for name in names {
+        let (path, version) = name.split_once('@').unwrap_or((name, ""));
+        let (package, interface) = path.split_once('/').unwrap_or((path, ""));
+        let package = if version.is_empty() {
+            package.to_owned()
+        } else {
+            format!("{package}@{version}")
+        };
+        match packages.iter_mut().find(|(known, _)| *known == package) {
+            Some((_, interfaces)) => interfaces.push(interface),
+            None => packages.push((package, vec![interface])),
+        }
+    }
+    let lines: Vec<String> = packages
+        .iter()
+        .map(|(package, interfaces)| format!("{package}  {}", interfaces.join(", ")))
+        .collect();
+    show::clean(&lines.join("\n"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::Status;
 
     fn order() -> Summary {
         Summary {
@@ -270,7 +290,9 @@ mod tests {
             summary: order(),
             deployed_at: 1_795_501_800_000,
             size: 417_000,
-            imports: vec!["a:b/c@1.0.0".to_owned(), "d:e/f@1.0.0".to_owned()],
+            imports: ["a:b/c@1.0.0", "d:e/f@1.0.0", "a:b/g@1.0.0"]
+                .map(str::to_owned)
+                .to_vec(),
             exports: Vec::new(),
             manifest: "name = \"order\"\n".to_owned(),
             group: Some("order".to_owned()),
@@ -306,8 +328,8 @@ mod tests {
                    group        order\n  \
                    lag          1,234\n  \
                    since start  10 requests, 1,000 events, 0 failures\n  \
-                   imports      a:b/c@1.0.0\n  \
-                   \u{20}            d:e/f@1.0.0\n  \
+                   imports      a:b@1.0.0  c, g\n  \
+                   \u{20}            d:e@1.0.0  f\n  \
                    exports      -\n\
                  \n\
                  PARTITION     STATUS   POSITION  LAG  ATTEMPT\n\
