@@ -57,7 +57,7 @@ pub(crate) fn render(error: &anyhow::Error) -> String {
     if let Some(failure) = failure {
         if !failure.detail.is_empty() {
             for line in failure.detail.lines() {
-                text.push_str(&format!("\n  {}", crate::show::clean(line)));
+                text.push_str(format!("\n  {}", crate::show::clean(line)).trim_end_matches(' '));
             }
         }
         for hint in &failure.hints {

@@ -56,7 +56,8 @@ const KEYS: [(&str, &[&str]); 5] = [
 
 pub(crate) fn manifest(text: &str, file: &str) -> Result<Manifest, ManifestError> {
     let mut reader = Reader {
-        text,
+        // A byte order mark is no part of the text.
+        text: text.strip_prefix('\u{feff}').unwrap_or(text),
         problems: Vec::new(),
     };
     let manifest = reader.manifest();

@@ -126,6 +126,24 @@ fn problems_come_in_the_order_of_the_file_with_their_places() {
 }
 
 #[test]
+fn what_windows_editors_add_is_no_problem() {
+    let text = format!("\u{feff}{}", EVERYTHING.replace('\n', "\r\n"));
+    assert!(Manifest::parse(&text, "service.toml").is_ok());
+    let error = Manifest::parse(
+        "\u{feff}name = 1\r\n[http]\r\nroutes = [\"/\"]",
+        "service.toml",
+    )
+    .expect_err("it is not valid");
+    assert_eq!(
+        error.to_string(),
+        "service.toml:1:8: name has to be a string, but is a number\n \
+           1 | name = 1\n   \
+             |        ^\n   \
+             = write name = \"…\""
+    );
+}
+
+#[test]
 fn hostile_text_is_an_error_and_no_more() {
     let deep = format!("a = {}", "[".repeat(100_000));
     let tables = format!("[{}a]", "a.".repeat(10_000));
