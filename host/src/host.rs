@@ -378,6 +378,7 @@ impl Host {
         if let Err(error) = flushed {
             tracing::error!(%error, "the producer was not flushed");
         }
+        self.cluster.ending();
     }
 }
 

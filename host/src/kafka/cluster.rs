@@ -78,11 +78,14 @@ pub enum KafkaError {
 #[derive(Debug, Default)]
 pub(super) struct Health {
     up: AtomicBool,
+    /// Nobody wants to know any more.
+    ending: AtomicBool,
 }
 
 impl Health {
     fn set(&self, up: bool) {
-        if self.up.swap(up, Ordering::Relaxed) != up {
+        let changed = self.up.swap(up, Ordering::Relaxed) != up;
+        if changed && !self.ending.load(Ordering::Relaxed) {
             if up {
                 tracing::info!("Kafka answers");
             } else {
@@ -196,6 +199,11 @@ impl Cluster {
     /// Whether the cluster answered when it was last asked.
     pub fn is_up(&self) -> bool {
         self.health.up.load(Ordering::Relaxed)
+    }
+
+    /// The host is ending: that the cluster is lost is no news from here on.
+    pub fn ending(&self) {
+        self.health.ending.store(true, Ordering::Relaxed);
     }
 
     /// Asks the cluster for its id and so whether it answers. Blocks for some

@@ -6,7 +6,9 @@
 
 use std::sync::mpsc;
 
-use rdkafka::mocking::MockCluster;
+use rdkafka::ClientConfig;
+use rdkafka::bindings;
+use rdkafka::producer::{BaseProducer, Producer};
 
 use super::cluster::KafkaError;
 
@@ -29,18 +31,20 @@ impl Embedded {
         let (started, start) = mpsc::channel();
         std::thread::Builder::new()
             .name("tidemill-broker".to_owned())
-            .spawn(move || {
-                let cluster = match MockCluster::new(1) {
-                    Ok(cluster) => cluster,
-                    Err(error) => {
-                        let _ = started.send(Err(error));
+            .spawn(move || match client() {
+                Ok(client) => {
+                    let Some(cluster) = client.client().mock_cluster() else {
                         return;
+                    };
+                    shorten_rebalance(client.client().native_ptr());
+                    let _ = started.send(Ok(cluster.bootstrap_servers()));
+                    for request in received {
+                        let created = cluster.create_topic(&request.name, request.partitions, 1);
+                        let _ = request.answer.send(created);
                     }
-                };
-                let _ = started.send(Ok(cluster.bootstrap_servers()));
-                for request in received {
-                    let created = cluster.create_topic(&request.name, request.partitions, 1);
-                    let _ = request.answer.send(created);
+                }
+                Err(error) => {
+                    let _ = started.send(Err(error));
                 }
             })
             .map_err(|error| KafkaError::Embedded(error.to_string()))?;
@@ -51,6 +55,7 @@ impl Embedded {
         }
     }
 
+    /// Creates a topic, if it is not there.
     pub(super) fn create_topic(&self, name: &str, partitions: i32) -> Result<(), KafkaError> {
         let (answer, answered) = mpsc::channel();
         let request = CreateTopic {
@@ -64,5 +69,26 @@ impl Embedded {
             .recv()
             .map_err(|_| gone(()))?
             .map_err(|error| KafkaError::Embedded(error.to_string()))
+    }
+}
+
+/// A client that brings a mock cluster of one broker with it.
+fn client() -> Result<BaseProducer, rdkafka::error::KafkaError> {
+    ClientConfig::new()
+        .set("test.mock.num.brokers", "1")
+        .create()
+}
+
+/// By default a new group waits three seconds for further members. Here all
+/// members are in this process, and a person waits for the first event.
+fn shorten_rebalance(client: *mut bindings::rd_kafka_t) {
+    // SAFETY: the client lives, and the mock cluster that is asked for is its
+    // own, or null if it has none. Setting the delay is what the function is for,
+    // and it takes the cluster's lock.
+    unsafe {
+        let cluster = bindings::rd_kafka_handle_mock_cluster(client);
+        if !cluster.is_null() {
+            bindings::rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, 50);
+        }
     }
 }

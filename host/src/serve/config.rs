@@ -85,10 +85,13 @@ pub struct Args {
     config: Option<PathBuf>,
 }
 
+/// What the libraries say of their own work is not for operators.
+const DEFAULT_LOG: &str = "info,fjall=warn,lsm_tree=warn";
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// For people.
     Pretty,
     /// One JSON object a line.
@@ -203,7 +206,7 @@ impl Config {
             },
             deploy,
             log_format: args.log_format.or(file.log_format),
-            log: or(args.log, file.log, "info"),
+            log: or(args.log, file.log, DEFAULT_LOG),
             grace: Duration::from_secs(args.grace.or(file.grace).unwrap_or(30)),
         };
         config.check()?;
