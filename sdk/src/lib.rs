@@ -72,6 +72,11 @@ pub use service::HttpService;
 pub use settings::setting;
 pub use state::{Cursor, Item, Log, Page, Position, Row, Scan, StateError, Table};
 
+/// The guide's examples are tests, too.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/sdk.md")]
+struct Guide;
+
 /// What [`service!`] expands to. Not for use by hand.
 #[doc(hidden)]
 pub mod __private {

@@ -290,3 +290,36 @@ impl IntoResponse for Invalid {
         }
     }
 }
+
+/// As FastAPI documents it.
+impl utoipa::PartialSchema for Invalid {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Type};
+        let text = || ObjectBuilder::new().schema_type(Type::String);
+        let error = ObjectBuilder::new()
+            .property("type", text().description(Some("What kind of error it is")))
+            .property(
+                "loc",
+                ArrayBuilder::new()
+                    .items(RawJson::schema())
+                    .description(Some("Where: names and indexes, from the outside in")),
+            )
+            .property("msg", text().description(Some("What is wrong, for people")))
+            .property("input", RawJson::schema())
+            .property("ctx", ObjectBuilder::new())
+            .required("type")
+            .required("loc")
+            .required("msg")
+            .required("input");
+        ObjectBuilder::new()
+            .description(Some("What is wrong with a request"))
+            .property("detail", ArrayBuilder::new().items(error))
+            .required("detail")
+            .examples([serde_json::json!({"detail": [{
+                "type": "missing", "loc": ["body"], "msg": "Field required", "input": null
+            }]})])
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for Invalid {}

@@ -3,7 +3,8 @@
 
 use serde::Serialize;
 use tidemill::{
-    Cursor, Event, Failure, Json, JsonObject, Log, Message, Paging, Problem, RawJson, Topics,
+    Cursor, Event, Failure, Invalid, Json, JsonObject, Log, Message, Paging, Problem, RawJson,
+    Topics,
 };
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -28,7 +29,7 @@ pub fn topics() -> Topics {
 #[utoipa::path(
     post, path = "/events",
     request_body(content = JsonObject, example = json!({"type": "signed-up", "user": 7})),
-    responses((status = 200, body = Created), (status = 422, description = "Not a JSON object")),
+    responses((status = 200, body = Created), (status = 422, body = Invalid, description = "Not a JSON object")),
 )]
 async fn create_event(event: JsonObject) -> Result<Json<Created>, Problem> {
     Message::new("event_topic")
@@ -44,7 +45,7 @@ async fn create_event(event: JsonObject) -> Result<Json<Created>, Problem> {
 /// What has been consumed, oldest first, as it was posted.
 #[utoipa::path(
     get, path = "/events", params(Paging),
-    responses((status = 200, body = Events), (status = 422, description = "Not a page")),
+    responses((status = 200, body = Events), (status = 422, body = Invalid, description = "Not a page")),
 )]
 async fn list_events(page: Paging) -> Result<Json<Events>, Problem> {
     let page = EVENTS.page(page.after, page.limit)?;

@@ -4,8 +4,8 @@
 use axum::extract::Path;
 use serde::Serialize;
 use tidemill::{
-    Cursor, Event, Failure, Json, JsonObject, Log, Paging, Position, Problem, RawJson, Table,
-    Topics,
+    Cursor, Event, Failure, Invalid, Json, JsonObject, Log, Paging, Position, Problem, RawJson,
+    Table, Topics,
 };
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -62,7 +62,7 @@ fn id_of(user: &Event<Option<JsonObject>>) -> Result<Vec<u8>, Failure> {
 /// Oldest first; the user of each as it was posted last.
 #[utoipa::path(
     get, path = "/orders", params(Paging),
-    responses((status = 200, body = Orders), (status = 422, description = "Not a page")),
+    responses((status = 200, body = Orders), (status = 422, body = Invalid, description = "Not a page")),
 )]
 async fn list_orders(page: Paging) -> Result<Json<Orders>, Problem> {
     let page = ORDERS.page(page.after, page.limit)?;

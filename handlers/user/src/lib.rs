@@ -1,7 +1,7 @@
 //! The user service: takes users and publishes them to `user_topic`.
 
 use serde::Serialize;
-use tidemill::{Json, JsonObject, Message, Problem, RawJson};
+use tidemill::{Invalid, Json, JsonObject, Message, Problem, RawJson};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
@@ -20,7 +20,7 @@ pub fn routes() -> OpenApiRouter {
 #[utoipa::path(
     post, path = "/users",
     request_body(content = JsonObject, example = json!({"id": 7, "name": "Ada"})),
-    responses((status = 200, body = Created), (status = 422, description = "Not a JSON object")),
+    responses((status = 200, body = Created), (status = 422, body = Invalid, description = "Not a JSON object")),
 )]
 async fn create_user(user: JsonObject) -> Result<Json<Created>, Problem> {
     let id = match user.get("id").filter(|id| !is_blank(id)) {
