@@ -42,7 +42,7 @@
 //! no clean-up code.
 //!
 //! Built natively, as `cargo test` does, everything here runs on an in-memory
-//! double of the host: see [`test`].
+//! double of the host: see [`mod@test`].
 
 // The macros name this crate as their users do.
 #[allow(unused_extern_crates)]
