@@ -65,7 +65,18 @@ impl Builder {
     /// If it does not become ready.
     #[must_use]
     pub fn ready(self) -> Host {
+        let services = self.deploy.len();
         let host = self.start();
+        // A test of its own holds that /readyz waits for these; the others are
+        // not to fail with it.
+        eventually("the services are deployed", || {
+            let list = host.admin.try_send("GET", "/v1/services", &[], b"");
+            let list = list.map_err(|error| error.to_string())?.json();
+            match list["services"].as_array() {
+                Some(all) if all.len() >= services => Ok(()),
+                _ => Err(list.to_string()),
+            }
+        });
         host.ready();
         host
     }

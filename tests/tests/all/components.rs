@@ -54,7 +54,7 @@ fn a_file_that_is_no_component_is_refused() {
 #[test]
 fn a_core_module_is_refused_with_how_to_make_a_component() {
     let module = Component::wat("(module)");
-    refused(&pair(), &module, &["core module", "component"]);
+    refused(&pair(), &module, &["core WASM module", "wasm32-wasip2"]);
 }
 
 #[test]
@@ -165,22 +165,21 @@ fn a_manifest_that_is_wrong_is_refused_with_line_and_column() {
 #[test]
 fn a_manifest_that_does_not_fit_its_component_is_refused() {
     let pair = pair();
-    let component = Component::misbehave(&Manifest::new(&unique("unfit")));
+    let user = tidemill_tests::seed("user");
     let name = unique("unfit");
-    // It exports an event handler too.
     refused(
         &pair,
-        &component.with(&format!(
-            "name = {name:?}\n[http]\nroutes = [\"/{name}\"]\n"
+        &user.with(&format!(
+            "name = {name:?}\n[http]\nroutes = [\"/{name}\"]\n[[subscribe]]\ntopic = {name:?}\n"
         )),
-        &["subscribe"],
+        &["subscribes", "tidemill:service/events"],
     );
     refused(
         &pair,
-        &component.with(&format!(
-            "name = {name:?}\n[grants]\nstate = true\n[[subscribe]]\ntopic = {name:?}\n"
+        &user.with(&format!(
+            "name = {name:?}\n[[subscribe]]\ntopic = {name:?}\n"
         )),
-        &["[http]"],
+        &["[http]", "tidemill:service/http"],
     );
 }
 
@@ -220,5 +219,5 @@ fn a_host_that_is_started_with_a_bad_service_says_so_and_ends() {
         .try_start();
     let status = host.process().wait();
     assert!(!status.success());
-    assert!(host.log().contains("core module"), "{}", host.log());
+    assert!(host.log().contains("core WASM module"), "{}", host.log());
 }

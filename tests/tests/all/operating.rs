@@ -92,3 +92,17 @@ fn the_embedded_broker_says_that_it_is_not_durable() {
     let log = host.log().to_lowercase();
     assert!(log.contains("embedded"), "{log}");
 }
+
+#[test]
+fn a_host_is_ready_only_when_what_it_was_started_with_is_deployed() {
+    let names = ["one", "two", "three"].map(unique);
+    let services = names
+        .each_ref()
+        .map(|name| Component::misbehave(&Manifest::new(name)));
+    let host = Host::builder().deploy(services).start();
+    host.ready();
+    for name in &names {
+        let reply = host.http().get(&format!("/{name}/ok"));
+        assert_eq!(reply.status, 200, "{reply:?}");
+    }
+}
