@@ -9,7 +9,7 @@ use crate::publish::{Message, PublishError};
 use crate::state::StateError;
 
 /// The manifest's default for `limits.event`, in bytes.
-const LARGEST_EVENT: usize = 1024 * 1024;
+const LARGEST_EVENT: usize = 999_000;
 /// The manifest's default for `limits.effects`.
 const MOST_EFFECTS: usize = 10_000;
 const LARGEST_KEY: usize = 64 * 1024;
