@@ -85,14 +85,19 @@ impl Builder {
     #[must_use]
     pub fn try_start(self) -> Host {
         let folder = self.folder.unwrap_or_else(|| Folder::new("host"));
-        let mut arguments = vec![
-            "serve".to_owned(),
-            "--http=127.0.0.1:0".to_owned(),
-            "--admin=127.0.0.1:0".to_owned(),
-            format!("--data-dir={}", folder.path().join("data").display()),
-        ];
-        if let Some(kafka) = self.kafka {
-            arguments.push(format!("--kafka={kafka}"));
+        let data = folder.path().join("data");
+        let mut arguments = vec!["serve".to_owned()];
+        for (flag, value) in [
+            ("--http", Some("127.0.0.1:0".to_owned())),
+            ("--admin", Some("127.0.0.1:0".to_owned())),
+            ("--data-dir", Some(data.display().to_string())),
+            ("--kafka", self.kafka),
+        ] {
+            // What the test says itself counts.
+            let own = self.arguments.iter().any(|argument| argument == flag);
+            if let Some(value) = value.filter(|_| !own) {
+                arguments.push(format!("{flag}={value}"));
+            }
         }
         arguments.extend(self.arguments);
         let mut deploy = Vec::new();

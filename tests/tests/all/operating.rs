@@ -66,7 +66,6 @@ fn an_address_that_is_taken_is_said_with_the_address() {
     let address = taken.local_addr().unwrap().to_string();
     for flag in ["--http", "--admin"] {
         let mut host = Host::builder().arguments(&[flag, &address]).try_start();
-        // Given twice, the last one counts.
         let status = host.process().wait();
         assert!(!status.success());
         assert!(host.log().contains(&address), "{}", host.log());

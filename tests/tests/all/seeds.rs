@@ -61,9 +61,9 @@ fn the_four_requests(host: &Host) {
         reply.text(),
         r#"{"message":"Event created and sent to Kafka"}"#
     );
-    eventually("the event is shown as it was posted", || {
+    eventually("the event is shown, every digit as it was posted", || {
         let reply = http.get("/events").expect(200);
-        if reply.text() == r#"{"events":[{"kind":"click",  "at": 1e400}]}"# {
+        if reply.text() == r#"{"events":[{"kind":"click","at":1e400}]}"# {
             Ok(())
         } else {
             Err(reply)
@@ -245,16 +245,7 @@ fn after_kill_9_every_acknowledged_user_is_ordered_once() {
 fn a_body_that_is_no_json_object_is_422_in_fastapis_shape() {
     let host = Host::embedded(seeds());
     for target in ["/users", "/events"] {
-        for body in [
-            "",
-            "[]",
-            "1",
-            "\"a\"",
-            "null",
-            "{",
-            r#"{"a":NaN}"#,
-            "\u{feff}{}",
-        ] {
+        for body in ["", "[]", "1", "\"a\"", "null", "{", r#"{"a":NaN}"#] {
             let reply = host.http().post_json(target, body);
             assert_eq!(reply.status, 422, "{target} {body:?}: {reply:?}");
             assert_eq!(reply.header("content-type"), "application/json");
