@@ -212,7 +212,7 @@ pub(crate) struct Response {
 
 /// Answers one request.
 pub(crate) async fn answer(routes: &Routes, request: Request) -> Response {
-    let response = match request.try_into() {
+    let response = match http::Request::<Body>::try_from(request) {
         Ok(request) => {
             // The borrow ends with this statement: the future owns what it needs.
             let answer = routes.router.borrow_mut().call(request);
