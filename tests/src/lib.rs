@@ -29,5 +29,6 @@ pub use host::{Builder, Host};
 pub use http::{Client, Reply};
 pub use kafka::Kafka;
 pub use process::{Process, run};
+pub use rustix::process::Signal;
 pub use topics::{Record, Topics};
 pub use wait::{Deadline, eventually, unique};

@@ -10,16 +10,16 @@ use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use crate::wait::{Deadline, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A client of the broker at an address.
-#[derive(Debug)]
 pub struct Topics {
     address: String,
+    producer: OnceLock<BaseProducer<Delivered>>,
 }
 
 /// A record, as it was read.
@@ -54,6 +54,7 @@ impl Topics {
     pub fn at(address: &str) -> Self {
         Self {
             address: address.to_owned(),
+            producer: OnceLock::new(),
         }
     }
 
@@ -101,10 +102,11 @@ impl Topics {
         value: Option<&[u8]>,
         headers: &[(&str, Option<&[u8]>)],
     ) -> i64 {
-        let mut config = self.config();
-        config.set("acks", "all");
-        let producer: BaseProducer<Delivered> =
-            config.create_with_context(Delivered::default()).unwrap();
+        let producer = self.producer.get_or_init(|| {
+            let mut config = self.config();
+            config.set("acks", "all").set("linger.ms", "0");
+            config.create_with_context(Delivered::default()).unwrap()
+        });
         let mut all = OwnedHeaders::new();
         for (key, value) in headers {
             all = all.insert(Header { key, value: *value });
@@ -119,11 +121,15 @@ impl Topics {
             record = record.payload(value);
         }
         producer.send(record).map_err(|(error, _)| error).unwrap();
-        producer.flush(PATIENCE).unwrap();
-        let delivered = producer.context().0.lock().unwrap().take();
-        delivered
-            .unwrap()
-            .unwrap_or_else(|error| panic!("{topic}: {error}"))
+        let deadline = Deadline::usual();
+        loop {
+            // A poll takes all of its time, and a flush 100 ms.
+            producer.poll(Duration::from_millis(1));
+            if let Some(delivered) = producer.context().0.lock().unwrap().take() {
+                return delivered.unwrap_or_else(|error| panic!("{topic}: {error}"));
+            }
+            assert!(!deadline.passed(), "{topic}: no answer");
+        }
     }
 
     /// Everything that is in a topic, committed or not part of a transaction,

@@ -45,7 +45,7 @@ fn without_a_broker_reads_are_answered_and_writes_are_503_until_it_is_back() {
     });
 
     // A host that starts meanwhile answers reads, from its own disk.
-    assert!(host.terminate().success());
+    host.kill9();
     host.restart();
     eventually("it reads", || {
         let reply = host.http().get("/orders/u-1");
@@ -88,4 +88,20 @@ fn without_a_broker_reads_are_answered_and_writes_are_503_until_it_is_back() {
     once.sort_unstable();
     once.dedup();
     assert_eq!(once.len(), ids.len(), "none twice: {ids:?}");
+}
+
+#[test]
+fn without_a_broker_a_host_still_ends_soon_and_with_0() {
+    let kafka = Kafka::fresh();
+    let mut host = Host::builder()
+        .kafka(&kafka)
+        .deploy(["user", "order"].map(seed))
+        .ready();
+    kafka.stop();
+    // Its client has seen by then that the broker is gone.
+    host.http().post_json("/users", "{}").problem(503);
+    let began = Instant::now();
+    assert_eq!(host.terminate().code(), Some(0), "{}", host.log());
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(15), "{took:?}");
 }

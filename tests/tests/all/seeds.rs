@@ -186,7 +186,7 @@ fn after_kill_9_every_acknowledged_user_is_ordered_once() {
     let mut host = on_kafka(&kafka);
     let acknowledged = Mutex::new(Vec::new());
     let next = AtomicUsize::new(0);
-    for kills in 1..=3 {
+    for kills in 1..=2 {
         let address = host.http().address().to_owned();
         let killed = AtomicBool::new(false);
         thread::scope(|scope| {
