@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -43,10 +44,12 @@ pub enum DeployError {
     Component(#[from] LoadError),
     /// A route that another service has.
     #[error(
-        "the route {route} belongs to the service {owner:?} already: change one of them, or remove \
-         that service"
+        "the route {route} of {service:?} belongs to the service {owner:?} already: change one of \
+         them, or remove that service"
     )]
     RouteTaken {
+        /// The service that was to be deployed.
+        service: String,
         /// The route.
         route: String,
         /// The service that has it.
@@ -91,6 +94,8 @@ pub struct Host {
     changing: Mutex<Changing>,
     /// Where the public listener can be reached, for messages.
     pub url: String,
+    /// Whether everything is deployed that the host was started with.
+    started: AtomicBool,
 }
 
 #[derive(Default)]
@@ -127,7 +132,18 @@ impl Host {
             routes: ArcSwap::default(),
             changing: Mutex::default(),
             url,
+            started: AtomicBool::new(false),
         })
+    }
+
+    /// Everything is deployed that the host was started with.
+    pub fn started(&self) {
+        self.started.store(true, Ordering::Release);
+    }
+
+    /// Whether it is.
+    pub fn is_started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
     }
 
     /// The current routing table.
@@ -158,7 +174,10 @@ impl Host {
     }
 
     /// Deploys a component that carries its manifest.
-    pub async fn deploy(self: &Arc<Self>, component: Vec<u8>) -> Result<api::Deployed, DeployError> {
+    pub async fn deploy(
+        self: &Arc<Self>,
+        component: Vec<u8>,
+    ) -> Result<api::Deployed, DeployError> {
         self.load(component, Origin::Deploy).await
     }
 
@@ -176,7 +195,12 @@ impl Host {
         }
         let manifest = checked.manifest.clone();
         if let Some((route, owner)) = self.routes.load().conflict(&manifest) {
-            return Err(DeployError::RouteTaken { route, owner });
+            let service = manifest.name.clone();
+            return Err(DeployError::RouteTaken {
+                service,
+                route,
+                owner,
+            });
         }
         let openapi = describe(&checked.component).await?;
         let created_topics = match origin {
@@ -185,7 +209,11 @@ impl Host {
             Origin::Kept(_) => Vec::new(),
         };
         let compiled_in = checked.component.compiled_in();
-        let running = self.routes.load().service(&manifest.name).map(|s| s.current());
+        let running = self
+            .routes
+            .load()
+            .service(&manifest.name)
+            .map(|s| s.current());
         if let (Origin::Deploy, Some(running)) = (&origin, running)
             && running.digest == checked.digest
         {
@@ -278,7 +306,8 @@ impl Host {
                 return Err(DeployError::BadSection(error.to_string()));
             }
         };
-        let manifest = Manifest::parse(&manifest_text, "service.toml").map_err(DeployError::Manifest)?;
+        let manifest =
+            Manifest::parse(&manifest_text, "service.toml").map_err(DeployError::Manifest)?;
         let manifest = Arc::new(manifest);
         let digest = hex(&Sha256::digest(&bytes));
         let short = digest.get(..12).unwrap_or(&digest);
@@ -311,7 +340,9 @@ impl Host {
             Ok(created)
         });
         asked.await.unwrap_or_else(|error| {
-            Err(KafkaError::Config(format!("a task of the host's failed: {error}")))
+            Err(KafkaError::Config(format!(
+                "a task of the host's failed: {error}"
+            )))
         })
     }
 

@@ -31,7 +31,9 @@ pub struct Record {
 #[derive(Debug, thiserror::Error)]
 pub enum LibraryError {
     /// Another process has it.
-    #[error("the data directory {0:?} is in use by another host: stop that one, or give this one its own with --data-dir")]
+    #[error(
+        "the data directory {0:?} is in use by another host: stop that one, or give this one its own with --data-dir"
+    )]
     InUse(PathBuf),
     /// A file could not be read or written.
     #[error("{path:?} cannot be {what}: {cause}")]
@@ -54,7 +56,11 @@ pub struct Library {
 impl Library {
     /// Opens the directory, makes what is missing, and locks it.
     pub fn open(root: &Path) -> Result<Library, LibraryError> {
-        for folder in [root.to_owned(), root.join("services"), root.join("components")] {
+        for folder in [
+            root.to_owned(),
+            root.join("services"),
+            root.join("components"),
+        ] {
             make_folder(&folder)?;
         }
         let path = root.join("lock");
@@ -88,7 +94,9 @@ impl Library {
     /// The folder of the state store of a cluster.
     pub fn state(&self, cluster: &str) -> PathBuf {
         // Cluster ids are base64 for URLs; anything else is spelled out.
-        let safe = cluster.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        let safe = cluster
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
         let name = if safe && !cluster.is_empty() {
             cluster.to_owned()
         } else {
@@ -125,7 +133,9 @@ impl Library {
 
     fn clusters(&self) -> BTreeMap<String, String> {
         let text = fs::read(self.root.join("clusters.json"));
-        let known = text.ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let known = text
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok());
         known.unwrap_or_default()
     }
 
@@ -150,7 +160,9 @@ impl Library {
             };
             match self.read(name) {
                 Ok((record, component)) => deployed.push((name.to_owned(), record, component)),
-                Err(error) => tracing::error!(service = name, %error, "a deployed service is left out"),
+                Err(error) => {
+                    tracing::error!(service = name, %error, "a deployed service is left out")
+                }
             }
         }
         deployed.sort_by(|(a, ..), (b, ..)| a.cmp(b));
@@ -328,13 +340,19 @@ mod tests {
     #[test]
     fn a_clusters_state_has_a_folder_of_its_own() {
         let library = Library::open(&crate::testing::folder("library-clusters")).unwrap();
-        library.keep_cluster("a:9092", "4L6g3nShT-eMCtK--X86sw").unwrap();
+        library
+            .keep_cluster("a:9092", "4L6g3nShT-eMCtK--X86sw")
+            .unwrap();
         library.keep_cluster("b:9092", "other").unwrap();
         assert_eq!(
             library.cluster("a:9092").as_deref(),
             Some("4L6g3nShT-eMCtK--X86sw")
         );
         assert_ne!(library.state("../x"), library.state(".."));
-        assert!(library.state("../x").starts_with(library.root.join("state")));
+        assert!(
+            library
+                .state("../x")
+                .starts_with(library.root.join("state"))
+        );
     }
 }

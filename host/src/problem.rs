@@ -95,12 +95,7 @@ impl Problem {
 
     /// A request that HTTP does not allow.
     pub fn malformed(detail: impl Into<String>) -> Problem {
-        Problem::new(
-            StatusCode::BAD_REQUEST,
-            "malformed",
-            "Bad Request",
-            detail,
-        )
+        Problem::new(StatusCode::BAD_REQUEST, "malformed", "Bad Request", detail)
     }
 
     /// What a request's failed invocation means to its client.
@@ -310,10 +305,16 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(ACCEPT, accept.parse().unwrap());
             let response = Problem::no_route("/<x>").response(&headers);
-            response.headers()[CONTENT_TYPE].to_str().unwrap().to_owned()
+            response.headers()[CONTENT_TYPE]
+                .to_str()
+                .unwrap()
+                .to_owned()
         };
         let html = "text/html; charset=utf-8";
-        assert_eq!(content_type("text/html,application/xhtml+xml,*/*;q=0.8"), html);
+        assert_eq!(
+            content_type("text/html,application/xhtml+xml,*/*;q=0.8"),
+            html
+        );
         for accept in ["*/*", "application/json", "application/json, text/html"] {
             assert_eq!(content_type(accept), "application/problem+json");
         }

@@ -85,7 +85,10 @@ impl<T> Table<T> {
 
     fn exact(&self, route: &Route) -> Option<&T> {
         match &route.host {
-            Some(host) => self.hosts.get(&host.to_ascii_lowercase())?.get(&route.prefix),
+            Some(host) => self
+                .hosts
+                .get(&host.to_ascii_lowercase())?
+                .get(&route.prefix),
             None => self.any.get(&route.prefix),
         }
     }
@@ -160,7 +163,11 @@ mod tests {
 
     #[test]
     fn a_route_with_a_host_name_goes_before_one_without() {
-        let table = table(&[("/", "all"), ("api.example.com/", "api"), ("/users", "users")]);
+        let table = table(&[
+            ("/", "all"),
+            ("api.example.com/", "api"),
+            ("/users", "users"),
+        ]);
         assert_eq!(table.find("api.example.com:8080", "/users"), Some(&"api"));
         assert_eq!(table.find("API.Example.com", "/x"), Some(&"api"));
         assert_eq!(table.find("example.com", "/users/1"), Some(&"users"));

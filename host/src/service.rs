@@ -159,7 +159,10 @@ impl Board {
     /// The offset of the next event to commit; −1 if it is not known.
     pub fn position(&self, source: &Source) -> i64 {
         let inner = self.inner.lock();
-        inner.partitions.get(source).map_or(-1, |note| note.position)
+        inner
+            .partitions
+            .get(source)
+            .map_or(-1, |note| note.position)
     }
 
     /// The broker told where partitions end.

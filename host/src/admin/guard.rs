@@ -34,7 +34,9 @@ pub(super) async fn check(
             let mut response = problem.response(&HeaderMap::new()).into_response();
             if unauthorized {
                 let bearer = header::HeaderValue::from_static("Bearer");
-                response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
+                response
+                    .headers_mut()
+                    .insert(header::WWW_AUTHENTICATE, bearer);
             }
             response
         }
@@ -116,7 +118,13 @@ mod tests {
     fn with_a_token_only_who_has_it_is_let_in() {
         let given = |value| judge(Some("s3cret"), &[("authorization", value)]);
         assert_eq!(given("Bearer s3cret"), 200);
-        for wrong in ["Bearer s3cre", "Bearer s3cret2", "Basic s3cret", "s3cret", "Bearer "] {
+        for wrong in [
+            "Bearer s3cre",
+            "Bearer s3cret2",
+            "Basic s3cret",
+            "s3cret",
+            "Bearer ",
+        ] {
             assert_eq!(given(wrong), 401, "{wrong}");
         }
         assert_eq!(judge(Some("s3cret"), &[("host", "localhost")]), 401);
@@ -124,7 +132,12 @@ mod tests {
 
     #[test]
     fn without_a_token_the_web_is_kept_out() {
-        for host in ["localhost:8081", "127.0.0.1:8081", "[::1]:8081", "127.0.0.1"] {
+        for host in [
+            "localhost:8081",
+            "127.0.0.1:8081",
+            "[::1]:8081",
+            "127.0.0.1",
+        ] {
             assert_eq!(judge(None, &[("host", host)]), 200, "{host}");
         }
         for host in ["evil.example:8081", "127.0.0.1.evil.example", "0.0.0.0", ""] {

@@ -79,9 +79,12 @@ pub(super) async fn run(
 
 fn to_request(request: api::Request) -> Result<Request, String> {
     if !request.target.starts_with('/') {
-        return Err(format!("the path {:?} does not begin with /", request.target));
+        return Err(format!(
+            "the path {:?} does not begin with /",
+            request.target
+        ));
     }
-    let body = request.body.map(|body| from_shown(&body)).transpose()?;
+    let body = request.body.map(api::Bytes::decode).transpose()?;
     Ok(Request {
         method: request.method,
         target: request.target,
@@ -91,23 +94,29 @@ fn to_request(request: api::Request) -> Result<Request, String> {
             .into_iter()
             .map(|(name, value)| (name.to_ascii_lowercase(), value.into_bytes()))
             .collect(),
-        body: body.map(Vec::from).unwrap_or_default(),
+        body: body.unwrap_or_default(),
     })
 }
 
 fn to_event(event: api::Event) -> Result<Event, String> {
-    let bytes = |shown: Option<api::Bytes>| shown.map(|shown| from_shown(&shown)).transpose();
+    let bytes = |shown: Option<api::Bytes>| {
+        let bytes = shown.map(api::Bytes::decode).transpose()?;
+        Ok::<_, String>(bytes.map(Bytes::from))
+    };
     let number = |what: &str| format!("the {what} is too large");
     let headers = event.headers.into_iter();
     Ok(Event {
         topic: event.topic.into(),
-        partition: event.partition.try_into().map_err(|_| number("partition"))?,
+        partition: event
+            .partition
+            .try_into()
+            .map_err(|_| number("partition"))?,
         offset: event.offset.try_into().map_err(|_| number("offset"))?,
         timestamp: crate::now_ms().try_into().ok(),
         key: bytes(event.key)?,
         value: bytes(event.value)?,
         headers: headers
-            .map(|(name, value)| Ok((name, Some(from_shown(&value)?))))
+            .map(|(name, value)| Ok((name, Some(value.decode()?.into()))))
             .collect::<Result<_, String>>()?,
     })
 }
@@ -122,7 +131,7 @@ fn shown(response: Response) -> api::Response {
                 (name.to_string(), value.into_owned())
             })
             .collect(),
-        body: to_shown(&response.body),
+        body: to_shown(response.body),
     }
 }
 
@@ -130,10 +139,10 @@ fn message(message: crate::effects::Message) -> api::Message {
     let headers = message.headers.into_iter();
     api::Message {
         topic: message.topic.to_string(),
-        key: message.key.as_deref().map(to_shown),
-        value: message.value.as_deref().map(to_shown),
+        key: message.key.map(to_shown),
+        value: message.value.map(to_shown),
         headers: headers
-            .map(|(name, value)| (name, value.as_deref().map(to_shown)))
+            .map(|(name, value)| (name, value.map(to_shown)))
             .collect(),
     }
 }
@@ -142,38 +151,12 @@ fn rows(rows: BTreeMap<crate::effects::RowKey, Option<Bytes>>) -> Vec<api::Row> 
     let rows = rows.into_iter();
     rows.map(|((table, key), value)| api::Row {
         table,
-        key: to_shown(&key),
-        value: value.as_deref().map(to_shown),
+        key: to_shown(key),
+        value: value.map(to_shown),
     })
     .collect()
 }
 
-fn to_shown(bytes: &[u8]) -> api::Bytes {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => api::Bytes::Text(text.to_owned()),
-        Err(_) => api::Bytes::Base64(base64::encode(bytes)),
-    }
-}
-
-fn from_shown(shown: &api::Bytes) -> Result<Bytes, String> {
-    match shown {
-        api::Bytes::Text(text) => Ok(Bytes::copy_from_slice(text.as_bytes())),
-        api::Bytes::Base64(text) => base64::decode(text)
-            .map(Bytes::from)
-            .ok_or_else(|| format!("{text:?} is not base64")),
-    }
-}
-
-/// Base64 (RFC 4648, section 4).
-mod base64 {
-    use ::base64::Engine;
-    use ::base64::engine::general_purpose::STANDARD;
-
-    pub(super) fn encode(bytes: &[u8]) -> String {
-        STANDARD.encode(bytes)
-    }
-
-    pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
-        STANDARD.decode(text).ok()
-    }
+fn to_shown(bytes: Bytes) -> api::Bytes {
+    Vec::from(bytes).into()
 }

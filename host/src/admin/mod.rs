@@ -108,7 +108,10 @@ fn json(value: &impl serde::Serialize) -> Response {
 async fn services(State(host): State<Arc<Host>>) -> Response {
     let services = host.services();
     json(&api::Services {
-        services: services.iter().map(|service| show::summary(service)).collect(),
+        services: services
+            .iter()
+            .map(|service| show::summary(service))
+            .collect(),
     })
 }
 
@@ -158,11 +161,7 @@ fn deploy_refused(error: &DeployError) -> Response {
             "kafka-unreachable",
             "Kafka does not answer",
         ),
-        DeployError::Kafka(_) => (
-            StatusCode::CONFLICT,
-            "topics",
-            "The topics cannot be used",
-        ),
+        DeployError::Kafka(_) => (StatusCode::CONFLICT, "topics", "The topics cannot be used"),
         DeployError::Stopping => (
             StatusCode::SERVICE_UNAVAILABLE,
             "stopping",
@@ -246,6 +245,9 @@ async fn metrics(State(host): State<Arc<Host>>) -> Response {
 /// Ready means: what is deployed can do all it is there for.
 async fn ready(State(host): State<Arc<Host>>) -> Response {
     let mut missing = Vec::new();
+    if !host.is_started() {
+        missing.push("the host is still starting".to_owned());
+    }
     if !host.cluster.is_up() {
         missing.push("Kafka does not answer".to_owned());
     }

@@ -167,7 +167,10 @@ mod tests {
     #[test]
     fn a_row_is_written_once_with_its_last_value_and_the_offset_behind_the_last_event() {
         let a = lane();
-        let settled = settle(vec![done(&a, 3, 0, "1"), done(&a, 3, 1, "2")], &BTreeMap::new());
+        let settled = settle(
+            vec![done(&a, 3, 0, "1"), done(&a, 3, 1, "2")],
+            &BTreeMap::new(),
+        );
         assert_eq!(settled.events, 2);
         assert_eq!(settled.commit.rows.len(), 1);
         let ((shard, _), value) = settled.commit.rows.first_key_value().unwrap();

@@ -194,9 +194,27 @@ impl Lane {
         let pause = format!("{:.1?}", verdict.pause);
         let outcome = failure.name();
         if verdict.status == Status::Blocked {
-            tracing::error!(service, revision, topic, partition, offset, failures, outcome, "this event blocks its partition, trying again in {pause}: {why}");
+            tracing::error!(
+                service,
+                revision,
+                topic,
+                partition,
+                offset,
+                failures,
+                outcome,
+                "this event blocks its partition, trying again in {pause}: {why}"
+            );
         } else {
-            tracing::warn!(service, revision, topic, partition, offset, failures, outcome, "event failed, trying again in {pause}: {why}");
+            tracing::warn!(
+                service,
+                revision,
+                topic,
+                partition,
+                offset,
+                failures,
+                outcome,
+                "event failed, trying again in {pause}: {why}"
+            );
         }
         let board = self.ties.service.board();
         board.failed(&failed.source, verdict.status, failures, why);
@@ -214,7 +232,12 @@ impl Lane {
             return;
         };
         let service = service.name();
-        tracing::error!(service, topic, partition, "this partition cannot go on: {why}");
+        tracing::error!(
+            service,
+            topic,
+            partition,
+            "this partition cannot go on: {why}"
+        );
         let board = self.ties.service.board();
         board.failed(source, Status::Blocked, 0, why);
         self.resting_until = Some(Instant::now() + RECHECK);
@@ -237,7 +260,14 @@ impl Lane {
         if position < low {
             let service = self.ties.service.name();
             let (topic, partition) = (&*source.0, source.1);
-            tracing::error!(service, topic, partition, position, low, "events were removed by retention before they were consumed, going on at the first one left");
+            tracing::error!(
+                service,
+                topic,
+                partition,
+                position,
+                low,
+                "events were removed by retention before they were consumed, going on at the first one left"
+            );
         }
         let seek = self.ties.consumer.seek(source, position.max(low));
         seek.map_err(|error| error.to_string())

@@ -111,7 +111,11 @@ impl Line {
                 break;
             };
             self.bytes -= event.size();
-            if self.failing.as_ref().is_some_and(|failing| failing.is(&event)) {
+            if self
+                .failing
+                .as_ref()
+                .is_some_and(|failing| failing.is(&event))
+            {
                 self.failing = None;
             }
             count += 1;

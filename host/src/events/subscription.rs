@@ -127,7 +127,8 @@ struct Starts {
 impl Starts {
     fn positions(&self) -> BTreeMap<Source, i64> {
         let both = self.known.iter().chain(&self.begun);
-        both.map(|(source, offset)| (source.clone(), *offset)).collect()
+        both.map(|(source, offset)| (source.clone(), *offset))
+            .collect()
     }
 }
 
@@ -257,7 +258,10 @@ impl Member {
                     continue;
                 }
                 let (low, high) = cluster.watermarks(&source.0, source.1)?;
-                let one = manifest.subscribe.iter().find(|one| *one.topic == *source.0);
+                let one = manifest
+                    .subscribe
+                    .iter()
+                    .find(|one| *one.topic == *source.0);
                 let begin = one.map_or(Begin::Earliest, |one| one.start);
                 let offset = match begin {
                     Begin::Earliest => low,
@@ -317,7 +321,10 @@ impl Member {
         }
         let deadline = tokio::time::Instant::now() + DRAIN;
         for mut lane in draining {
-            if tokio::time::timeout_at(deadline, &mut lane.task).await.is_err() {
+            if tokio::time::timeout_at(deadline, &mut lane.task)
+                .await
+                .is_err()
+            {
                 let service = self.service.name();
                 tracing::warn!(service, partitions = %shown(&lane.sources), "what ran on these partitions was not committed in time and is dropped");
                 lane.origin.disown();
@@ -368,7 +375,10 @@ impl Member {
                 tracing::error!(service = self.service.name(), %error, "the group was not left");
             }
         } else {
-            tracing::error!(service = self.service.name(), "the consumer is still in use");
+            tracing::error!(
+                service = self.service.name(),
+                "the consumer is still in use"
+            );
         }
     }
 }

@@ -41,17 +41,20 @@ pub(super) async fn answer(
     version: Version,
 ) -> Result<Answer, Infallible> {
     let (parts, body) = request.into_parts();
-    let close = version == Version::Http1 && !body.is_end_stream();
+    let has_body = !body.is_end_stream();
     let answered = try_answer(&host, &parts, body, version).await;
-    Ok(answered.unwrap_or_else(|problem| {
-        let mut response = problem.response(&parts.headers);
-        // A body that was not read is in the way of the next request.
-        if close && problem.status.is_client_error() {
-            let headers = response.headers_mut();
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        response
-    }))
+    Ok(answered.unwrap_or_else(|problem| refuse(&problem, &parts, has_body)))
+}
+
+/// Turns a request down. A client error is found before the whole body is read,
+/// and what is left of it is in the way of the connection's next request.
+fn refuse(problem: &Problem, parts: &Parts, has_body: bool) -> Answer {
+    let mut response = problem.response(&parts.headers);
+    if has_body && problem.status.is_client_error() && parts.version < http::Version::HTTP_2 {
+        let headers = response.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 async fn try_answer(
@@ -68,11 +71,9 @@ async fn try_answer(
     let found = host.routes().find(authority, path).cloned();
     let service = found.ok_or_else(|| Problem::no_route(path))?;
     let revision = service.current();
+    let has_body = !body.is_end_stream();
     let answered = serve(host, &service, &revision, parts, body, authority).await;
-    let mut response = match answered {
-        Ok(response) => response,
-        Err(problem) => problem.response(&parts.headers),
-    };
+    let mut response = answered.unwrap_or_else(|problem| refuse(&problem, parts, has_body));
     service.metrics.responded(response.status());
     if let Ok(revision) = HeaderValue::from_str(revision.short()) {
         response.headers_mut().insert(REVISION, revision);
@@ -202,5 +203,12 @@ fn log_failure(service: &Service, revision: &Revision, parts: &Parts, failure: &
     let (service, revision) = (service.name(), revision.short());
     let (method, path) = (parts.method.as_str(), parts.uri.path());
     let outcome = failure.name();
-    tracing::error!(service, revision, method, path, outcome, "request failed: {failure}");
+    tracing::error!(
+        service,
+        revision,
+        method,
+        path,
+        outcome,
+        "request failed: {failure}"
+    );
 }

@@ -184,9 +184,21 @@ mod tests {
     #[test]
     fn schemas_of_one_name_are_kept_apart_where_they_differ() {
         let merged = merge(vec![
-            ("a", "A.".to_owned(), document("/a", json!({"type": "object"}))),
-            ("b", "B.".to_owned(), document("/b", json!({"type": "string"}))),
-            ("c", "C.".to_owned(), document("/c", json!({"type": "object"}))),
+            (
+                "a",
+                "A.".to_owned(),
+                document("/a", json!({"type": "object"})),
+            ),
+            (
+                "b",
+                "B.".to_owned(),
+                document("/b", json!({"type": "string"})),
+            ),
+            (
+                "c",
+                "C.".to_owned(),
+                document("/c", json!({"type": "object"})),
+            ),
         ]);
         let reference = |path: &str| merged["paths"][path]["get"]["schema"]["$ref"].clone();
         assert_eq!(reference("/a"), "#/components/schemas/Created");

@@ -219,16 +219,17 @@ impl Consumer {
     /// Reads on from another offset.
     pub fn seek(&self, source: &Source, offset: i64) -> Result<(), KafkaError> {
         self.inner
-            .seek(&source.0, source.1, Offset::Offset(offset), super::cluster::ANSWER)
+            .seek(
+                &source.0,
+                source.1,
+                Offset::Offset(offset),
+                super::cluster::ANSWER,
+            )
             .map_err(|error| self.fail(&error))
     }
 
     /// Commits offsets of the next events to run, without waiting unless asked.
-    pub fn commit(
-        &self,
-        positions: &BTreeMap<Source, i64>,
-        wait: bool,
-    ) -> Result<(), KafkaError> {
+    pub fn commit(&self, positions: &BTreeMap<Source, i64>, wait: bool) -> Result<(), KafkaError> {
         if positions.is_empty() {
             return Ok(());
         }

@@ -15,4 +15,3 @@ mod topics;
 pub use cluster::{Brokers, Cluster, KafkaError, Topics};
 pub use consumer::{Change, Consumer, Ends, Queue, Received, Source};
 pub use publisher::{PublishError, Publisher};
-

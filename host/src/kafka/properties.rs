@@ -5,17 +5,38 @@ use std::collections::BTreeMap;
 
 /// Properties that the host controls, with the reason.
 const OURS: [(&str, &str); 16] = [
-    ("acks", "a 2xx means that all in-sync replicas have the event"),
-    ("allow.auto.create.topics", "topics are created as the manifests name them"),
-    ("auto.offset.reset", "where a service starts is its manifest's `start`"),
+    (
+        "acks",
+        "a 2xx means that all in-sync replicas have the event",
+    ),
+    (
+        "allow.auto.create.topics",
+        "topics are created as the manifests name them",
+    ),
+    (
+        "auto.offset.reset",
+        "where a service starts is its manifest's `start`",
+    ),
     ("bootstrap.servers", "use --kafka"),
-    ("enable.auto.commit", "an offset is committed after its effects"),
-    ("enable.auto.offset.store", "an offset is committed after its effects"),
+    (
+        "enable.auto.commit",
+        "an offset is committed after its effects",
+    ),
+    (
+        "enable.auto.offset.store",
+        "an offset is committed after its effects",
+    ),
     ("enable.idempotence", "a retry must not double an event"),
     ("enable.partition.eof", "the host relies on it being off"),
     ("group.id", "use `group` in the manifest"),
-    ("group.instance.id", "hosts join and leave groups as they are"),
-    ("isolation.level", "events of aborted transactions must not be seen"),
+    (
+        "group.instance.id",
+        "hosts join and leave groups as they are",
+    ),
+    (
+        "isolation.level",
+        "events of aborted transactions must not be seen",
+    ),
     ("partition.assignment.strategy", "state is sharded by it"),
     ("partitioner", "keys are partitioned as Java clients do it"),
     ("test.mock.num.brokers", "use --kafka embedded"),

@@ -69,7 +69,10 @@ impl Publisher {
             .set("acks", "all")
             .set("partitioner", "murmur2_random")
             .set("linger.ms", "1")
-            .set("message.timeout.ms", MESSAGE_TIMEOUT.as_millis().to_string())
+            .set(
+                "message.timeout.ms",
+                MESSAGE_TIMEOUT.as_millis().to_string(),
+            )
             .set("queue.buffering.max.kbytes", "131072")
             // The manifest's limit is the one that counts; the broker's own is
             // asked by sending.

@@ -1,8 +1,7 @@
 //! Rust types of the WIT contract, made by wasmtime's `bindgen!`.
 //!
-//! Each export is a world of its own, since each is optional: a component is
-//! held against those that it has. Only the types and the checks of these are
-//! used. Calls go through typed functions, since `call_async` traps a guest that
+//! Each export is a world of its own, since each is optional. Only the types of
+//! these are used. Calls go through typed functions, since `call_async` traps a guest that
 //! waits for nothing, and returns only when the guest's task has come to rest.
 
 /// Imports that the host implements: publisher and state.
@@ -33,13 +32,5 @@ pub(super) mod events {
     wasmtime::component::bindgen!({
         path: "../wit",
         world: "event-handler",
-    });
-}
-
-/// The OpenAPI document.
-pub(super) mod describe {
-    wasmtime::component::bindgen!({
-        path: "../wit",
-        world: "described",
     });
 }

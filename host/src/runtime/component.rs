@@ -9,7 +9,6 @@ use tidemill_manifest::Manifest;
 use wasmtime::component::{ComponentExportIndex, InstancePre, Linker};
 use wasmtime_wasi_config::WasiConfigVariables;
 
-use super::bindings::{describe, events, http};
 use super::context::{Context, Grants};
 use super::instance::Instance;
 use super::output::Origin;
@@ -53,14 +52,6 @@ pub enum LoadError {
         /// What it exports.
         exports: String,
     },
-    /// An export of the right name and the wrong type.
-    #[error("the export {export} has other types than wit/ says: {cause}")]
-    ExportType {
-        /// The export's name.
-        export: &'static str,
-        /// What differs.
-        cause: String,
-    },
     /// Manifest and exports do not go together.
     #[error("{0}")]
     Mismatch(String),
@@ -99,9 +90,9 @@ pub(super) struct Exports {
     pub(super) describe: Option<ComponentExportIndex>,
 }
 
-const HTTP: &str = "tidemill:service/http";
-const EVENTS: &str = "tidemill:service/events";
-const DESCRIBE: &str = "tidemill:service/describe";
+pub(super) const HTTP: &str = "tidemill:service/http";
+pub(super) const EVENTS: &str = "tidemill:service/events";
+pub(super) const DESCRIBE: &str = "tidemill:service/describe";
 const STATE: &str = "tidemill:service/state";
 
 impl Component {
@@ -114,8 +105,14 @@ impl Component {
     ) -> Result<Component, LoadError> {
         let ty = component.component_type();
         let engine = component.engine();
-        let imported: Vec<String> = ty.imports(engine).map(|(name, _)| name.to_owned()).collect();
-        let exported: Vec<String> = ty.exports(engine).map(|(name, _)| name.to_owned()).collect();
+        let imported: Vec<String> = ty
+            .imports(engine)
+            .map(|(name, _)| name.to_owned())
+            .collect();
+        let exported: Vec<String> = ty
+            .exports(engine)
+            .map(|(name, _)| name.to_owned())
+            .collect();
 
         check_imports(&imported, &manifest)?;
         let pre = linker
@@ -172,7 +169,7 @@ impl Component {
     }
 
     /// Makes one instance ahead of the first call, and so shows that it can be
-    /// made.
+    /// made and that its exports have the types that they should.
     pub async fn warm(&self) -> Result<(), Failure> {
         let instance = self.instance().await?;
         self.give_back(instance);
@@ -241,9 +238,15 @@ fn check_imports(imports: &[String], manifest: &Manifest) -> Result<(), LoadErro
             _ if name.starts_with("wasi:sockets/") => {
                 return not_granted("services reach the network through Kafka and HTTP alone");
             }
-            _ if ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/"]
-                .iter()
-                .any(|package| name.starts_with(package)) => {}
+            _ if [
+                "wasi:cli/",
+                "wasi:clocks/",
+                "wasi:filesystem/",
+                "wasi:io/",
+                "wasi:random/",
+            ]
+            .iter()
+            .any(|package| name.starts_with(package)) => {}
             _ => {
                 return Err(LoadError::UnknownImport {
                     import: import.clone(),
@@ -257,7 +260,9 @@ fn check_imports(imports: &[String], manifest: &Manifest) -> Result<(), LoadErro
 fn check_exports(pre: &InstancePre<Context>, exported: &[String]) -> Result<Exports, LoadError> {
     let component = pre.component();
     let find = |interface: &'static str, function: &str| {
-        let name = exported.iter().find(|name| unversioned(name) == interface)?;
+        let name = exported
+            .iter()
+            .find(|name| unversioned(name) == interface)?;
         let interface = component.get_export_index(None, name)?;
         component.get_export_index(Some(&interface), function)
     };
@@ -274,30 +279,25 @@ fn check_exports(pre: &InstancePre<Context>, exported: &[String]) -> Result<Expo
         };
         return Err(LoadError::NoHandler { exports });
     }
-    let wrong = |export, cause: wasmtime::Error| LoadError::ExportType {
-        export,
-        cause: format!("{cause:#}"),
-    };
-    if exports.http.is_some() {
-        http::HttpHandlerPre::new(pre.clone()).map_err(|cause| wrong(HTTP, cause))?;
-    }
-    if exports.events.is_some() {
-        events::EventHandlerPre::new(pre.clone()).map_err(|cause| wrong(EVENTS, cause))?;
-    }
-    if exports.describe.is_some() {
-        describe::DescribedPre::new(pre.clone()).map_err(|cause| wrong(DESCRIBE, cause))?;
-    }
     Ok(exports)
 }
 
 fn check_manifest(exports: Exports, manifest: &Manifest) -> Result<(), LoadError> {
     let subscribes = !manifest.subscribe.is_empty();
     let mismatch = match (manifest.http.is_some(), exports.http.is_some()) {
-        (true, false) => Some("the manifest has [http] routes, but the component does not export tidemill:service/http"),
-        (false, true) => Some("the component exports tidemill:service/http, but the manifest has no [http] routes"),
+        (true, false) => Some(
+            "the manifest has [http] routes, but the component does not export tidemill:service/http",
+        ),
+        (false, true) => Some(
+            "the component exports tidemill:service/http, but the manifest has no [http] routes",
+        ),
         _ => match (subscribes, exports.events.is_some()) {
-            (true, false) => Some("the manifest subscribes to topics, but the component does not export tidemill:service/events"),
-            (false, true) => Some("the component exports tidemill:service/events, but the manifest subscribes to no topic"),
+            (true, false) => Some(
+                "the manifest subscribes to topics, but the component does not export tidemill:service/events",
+            ),
+            (false, true) => Some(
+                "the component exports tidemill:service/events, but the manifest subscribes to no topic",
+            ),
             _ => None,
         },
     };

@@ -87,7 +87,9 @@ impl Runtime {
         // The digest of the content, and of everything in the engine that the
         // compiled form depends on.
         let mut engine = std::hash::DefaultHasher::new();
-        self.engine.precompile_compatibility_hash().hash(&mut engine);
+        self.engine
+            .precompile_compatibility_hash()
+            .hash(&mut engine);
         let file = self.cache.join(format!(
             "{}-{:016x}.cwasm",
             hex(&Sha256::digest(bytes)),

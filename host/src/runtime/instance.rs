@@ -4,14 +4,16 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::StatusCode;
-use wasmtime::component::{InstancePre, TypedFunc};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use wasmtime::component::{
+    ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Lower, TypedFunc,
+};
 use wasmtime::{Store, Trap, UpdateDeadline};
 
 use super::bindings::events::exports::tidemill::service::events as events_wit;
 use super::bindings::http::exports::tidemill::service::http as http_wit;
-use super::component::{Component, Exports};
+use super::component::{self, Component, Exports};
 use super::context::Context;
 use crate::effects::Effects;
 use crate::invocation::{Event, Failure, Request, Response};
@@ -53,22 +55,9 @@ impl Instance {
             Ok(Err(error)) => return Err(Failure::Instantiate(format!("{error:#}"))),
             Err(_) => return Err(Failure::Timeout { limit }),
         };
-        let fail = |error: wasmtime::Error| Failure::Instantiate(format!("{error:#}"));
-        let http = exports
-            .http
-            .map(|index| instance.get_typed_func(&mut store, index))
-            .transpose()
-            .map_err(fail)?;
-        let events = exports
-            .events
-            .map(|index| instance.get_typed_func(&mut store, index))
-            .transpose()
-            .map_err(fail)?;
-        let describe = exports
-            .describe
-            .map(|index| instance.get_typed_func(&mut store, index))
-            .transpose()
-            .map_err(fail)?;
+        let http = typed(&mut store, &instance, component::HTTP, exports.http)?;
+        let events = typed(&mut store, &instance, component::EVENTS, exports.events)?;
+        let describe = typed(&mut store, &instance, component::DESCRIBE, exports.describe)?;
         Ok(Instance {
             store,
             http,
@@ -200,6 +189,25 @@ impl Instance {
     }
 }
 
+/// An export as a function of the types that wit/ gives it.
+fn typed<P, R>(
+    store: &mut Store<Context>,
+    instance: &wasmtime::component::Instance,
+    name: &str,
+    export: Option<ComponentExportIndex>,
+) -> Result<Option<TypedFunc<P, R>>, Failure>
+where
+    P: ComponentNamedList + Lower,
+    R: ComponentNamedList + Lift,
+{
+    let function = export.map(|export| instance.get_typed_func(store, export));
+    function.transpose().map_err(|cause| {
+        Failure::Instantiate(format!(
+            "the export {name} has other types than wit/ says: {cause:#}"
+        ))
+    })
+}
+
 fn no_handler(kind: &str) -> Failure {
     Failure::Instantiate(format!("the component has no handler for {kind}"))
 }
@@ -239,10 +247,7 @@ const OURS: [HeaderName; 6] = [
     header::UPGRADE,
 ];
 
-fn check_response(
-    response: http_wit::Response,
-    max: u64,
-) -> Result<Response, Failure> {
+fn check_response(response: http_wit::Response, max: u64) -> Result<Response, Failure> {
     let size = response.body.len();
     if size as u64 > max {
         return Err(Failure::ResponseTooLarge { size, limit: max });
@@ -258,9 +263,8 @@ fn check_response(
         })?;
     let mut headers = HeaderMap::with_capacity(response.headers.len() + 2);
     for (name, value) in response.headers {
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
-            Failure::Invalid(format!("{name:?} is not a name that HTTP allows"))
-        })?;
+        let name = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| Failure::Invalid(format!("{name:?} is not a name that HTTP allows")))?;
         let value = HeaderValue::from_bytes(&value).map_err(|_| {
             Failure::Invalid(format!("the value of {name} has bytes that HTTP forbids"))
         })?;

@@ -14,5 +14,5 @@ mod output;
 pub use component::{Component, LoadError};
 pub use engine::Runtime;
 pub(crate) use engine::hex;
-pub(crate) use instance::is_hop_by_hop;
 pub use instance::Instance;
+pub(crate) use instance::is_hop_by_hop;

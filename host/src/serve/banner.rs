@@ -76,9 +76,11 @@ fn render(config: &Config, addresses: &Addresses, services: &[Line], style: Styl
     row("kafka", &broker, note);
     row("data", &config.data_dir.display().to_string(), "");
     let _ = writeln!(text);
+    let width = services.iter().map(|service| service.name.len() + 2).max();
+    let width = width.unwrap_or_default().max(10);
     for service in services {
         let revision = style.paint("2", &service.revision);
-        let name = style.paint("1", &format!("{:<10}", service.name));
+        let name = style.paint("1", &format!("{:<width$}", service.name));
         let mut what = service.routes.join(" ");
         if !service.subscribes.is_empty() {
             let arrow = if what.is_empty() { "" } else { "  " };

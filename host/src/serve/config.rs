@@ -177,9 +177,10 @@ impl Config {
                 .filter(|path| path.exists()),
         };
         let file = file.map(read).transpose()?.unwrap_or_default();
-        let data_dir = args.data_dir.or(file.data_dir).or_else(|| {
-            directories.map(|directories| directories.data_dir().to_owned())
-        });
+        let data_dir = args
+            .data_dir
+            .or(file.data_dir)
+            .or_else(|| directories.map(|directories| directories.data_dir().to_owned()));
         let or = |flag: Option<String>, file: Option<String>, default: &str| {
             flag.or(file).unwrap_or_else(|| default.to_owned())
         };
@@ -235,7 +236,11 @@ fn read(path: PathBuf) -> Result<File, ConfigError> {
     // What toml shows of the file around an error may be a password.
     toml::from_str(&text).map_err(|error| {
         let line = error.span().map_or(1, |span| {
-            text.get(..span.start).unwrap_or_default().matches('\n').count() + 1
+            text.get(..span.start)
+                .unwrap_or_default()
+                .matches('\n')
+                .count()
+                + 1
         });
         ConfigError::Parse(path, format!("line {line}: {}", error.message()))
     })
@@ -266,7 +271,13 @@ mod tests {
         }));
         let path = folder.join("config.toml");
         std::fs::write(&path, file).unwrap();
-        let mut all = vec!["serve", "--config", path.to_str().unwrap(), "--data-dir", "d"];
+        let mut all = vec![
+            "serve",
+            "--config",
+            path.to_str().unwrap(),
+            "--data-dir",
+            "d",
+        ];
         all.extend(flags);
         Config::of(Cli::try_parse_from(all).unwrap().args)
     }

@@ -17,7 +17,10 @@ pub(super) fn start(config: &Config) {
         LogFormat::Json
     });
     let filter = EnvFilter::try_new(&config.log).unwrap_or_else(|error| {
-        eprintln!("the log filter {:?} is not valid ({error}): using info", config.log);
+        eprintln!(
+            "the log filter {:?} is not valid ({error}): using info",
+            config.log
+        );
         EnvFilter::new("info")
     });
     let builder = tracing_subscriber::fmt()

@@ -68,17 +68,19 @@ pub(crate) enum ServeError {
 /// Runs a host until it is told to stop.
 #[must_use]
 pub fn run(args: Args) -> ExitCode {
-    let served = Config::of(args).map_err(ServeError::from).and_then(|config| {
-        logs::start(&config);
-        let tasks = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .thread_name("tidemill")
-            .build()?;
-        let served = tasks.block_on(serve(config));
-        // What still blocks in librdkafka must not keep the process.
-        tasks.shutdown_timeout(Duration::from_secs(1));
-        served
-    });
+    let served = Config::of(args)
+        .map_err(ServeError::from)
+        .and_then(|config| {
+            logs::start(&config);
+            let tasks = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .thread_name("tidemill")
+                .build()?;
+            let served = tasks.block_on(serve(config));
+            // What still blocks in librdkafka must not keep the process.
+            tasks.shutdown_timeout(Duration::from_secs(1));
+            served
+        });
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -122,6 +124,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     for file in &config.deploy {
         deploy(&host, file).await?;
     }
+    host.started();
     banner::print(&config, &addresses, &host);
 
     let mut stop_first = stop.clone();

@@ -169,7 +169,11 @@ impl Tables {
         let mut rows = (from < to).then(|| self.keyspace.range(from..to));
         std::iter::from_fn(move || {
             let rows = rows.as_mut()?;
-            let row = if reverse { rows.next_back() } else { rows.next() }?;
+            let row = if reverse {
+                rows.next_back()
+            } else {
+                rows.next()
+            }?;
             Some(match row.into_inner() {
                 Ok((key, value)) => Ok((
                     Bytes::copy_from_slice(key.get(prefix..).unwrap_or_default()),

@@ -37,9 +37,7 @@ pub enum ViewError {
     #[error("the manifest does not grant state: add `state = true` under [grants]")]
     NotGranted,
     /// A write of an HTTP handler.
-    #[error(
-        "an HTTP handler cannot write state: publish an event, and write when it is consumed"
-    )]
+    #[error("an HTTP handler cannot write state: publish an event, and write when it is consumed")]
     ReadOnly,
     /// A key with rows in several shards.
     #[error("the key has rows in {0} shards: use get-all, or key the events by it")]
@@ -241,7 +239,10 @@ fn covered(
 }
 
 /// Merges sources that are in order of key each, by key, then shard.
-fn merge<I>(sources: impl IntoIterator<Item = (u32, I)>, range: Range<'_>) -> Result<Vec<Row>, ViewError>
+fn merge<I>(
+    sources: impl IntoIterator<Item = (u32, I)>,
+    range: Range<'_>,
+) -> Result<Vec<Row>, ViewError>
 where
     I: Iterator<Item = Result<(Bytes, Bytes), StoreError>>,
 {
@@ -317,9 +318,7 @@ mod tests {
         let tables = store.tables("s").unwrap();
         let mut commit = Commit::default();
         for (shard, key, value) in rows {
-            commit
-                .rows
-                .insert((*shard, row(key)), Some(text(value)));
+            commit.rows.insert((*shard, row(key)), Some(text(value)));
         }
         tables.commit(&commit).unwrap();
         Fixture {
@@ -371,10 +370,7 @@ mod tests {
         ));
         assert_eq!(view.get_all(&none, "t", b"b").unwrap().len(), 2);
         assert_eq!(view.get(&none, "t", b"a").unwrap(), Some(text("2")));
-        assert!(matches!(
-            view.writable("t", b"a"),
-            Err(ViewError::ReadOnly)
-        ));
+        assert!(matches!(view.writable("t", b"a"), Err(ViewError::ReadOnly)));
     }
 
     #[test]
