@@ -21,7 +21,7 @@ enum Command {
     /// Run a host: serve HTTP, consume Kafka, take deployments
     Serve(Box<tidemill_host::serve::Args>),
     #[command(flatten)]
-    Client(tidemill_cli::Command),
+    Client(Box<tidemill_cli::Command>),
 }
 
 fn main() -> ExitCode {

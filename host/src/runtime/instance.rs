@@ -27,10 +27,13 @@ use crate::state::View;
 pub struct Instance {
     store: Store<Context>,
     http: Option<TypedFunc<(http_wit::Request,), (http_wit::Response,)>>,
-    events: Option<TypedFunc<(events_wit::Event,), (Result<(), events_wit::Failure>,)>>,
+    events: Option<TypedFunc<(events_wit::Event,), (Handled,)>>,
     describe: Option<TypedFunc<(), (String,)>>,
     calls: u32,
 }
+
+/// What an event handler says of an event.
+type Handled = Result<(), events_wit::Failure>;
 
 /// What a call came to, and the instance if it may be used again.
 pub(crate) type Called<T> = (Result<(T, Effects), Failure>, Option<Instance>);
