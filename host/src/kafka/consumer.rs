@@ -100,8 +100,9 @@ impl Consumer {
             .set("topic.metadata.refresh.interval.ms", "30000")
             // The default of 1,000 makes a full queue wait a second.
             .set("fetch.queue.backoff.ms", "10")
+            // By partition, since each has a queue of its own.
             .set("queued.min.messages", "20000")
-            .set("queued.max.messages.kbytes", "16384");
+            .set("queued.max.messages.kbytes", "4096");
         if cluster.is_embedded() {
             // The mock broker answers an empty fetch only after this time.
             config.set("fetch.wait.max.ms", "10");

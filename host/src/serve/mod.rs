@@ -65,6 +65,9 @@ pub(crate) enum ServeError {
     Task(#[from] tokio::task::JoinError),
 }
 
+/// Open files that are asked for: connections, the store, Kafka.
+const FILES: u64 = 65_536;
+
 /// Runs a host until it is told to stop.
 #[must_use]
 pub fn run(args: Args) -> ExitCode {
@@ -91,6 +94,10 @@ pub fn run(args: Args) -> ExitCode {
 }
 
 async fn serve(config: Config) -> Result<(), ServeError> {
+    // A connection is a file, and the usual limit is far below what is served.
+    if let Err(error) = rlimit::increase_nofile_limit(FILES) {
+        tracing::warn!(%error, "the limit of open files was not raised");
+    }
     let stop = stop_signals()?;
     let public = bind(&config.http).await?;
     let admin = bind(&config.admin).await?;
