@@ -37,6 +37,10 @@ export TIDEMILL_VENV ?= $(abspath $(VENV))
 # $(call need,command,what for and how to get it)
 need = command -v $(1) >/dev/null 2>&1 || { echo "make: \`$(1)\` is not installed: $(2)" >&2; exit 1; }
 
+# $(call foreground,command): on a terminal, job control (set -m) gives Ctrl-C to
+# the command alone; make would take it for an error.
+foreground = if [ -t 0 ]; then set -m; $(1); else exec $(1); fi
+
 .PHONY: help
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -48,15 +52,16 @@ help: ## list the targets
 
 .PHONY: run
 run: seeds ## build everything and serve the three seed services; Ctrl-C ends it
-	@exec $(TIDEMILL) serve $(foreach seed,$(SEEDS),--deploy $(COMPONENTS)/$(seed).wasm) \
-		$(if $(KAFKA),--kafka $(KAFKA)) $(ARGS)
+	@$(call foreground,$(TIDEMILL) serve \
+		$(foreach seed,$(SEEDS),--deploy $(COMPONENTS)/$(seed).wasm) \
+		$(if $(KAFKA),--kafka $(KAFKA)) $(ARGS))
 
 .PHONY: kafka
 kafka: ## run a real Kafka in the foreground, data in target/kafka; Ctrl-C ends it
 	@kafka/kafka fetch
 	@echo "Kafka on 127.0.0.1:$(KAFKA_PORT), data in $(TARGET)/kafka/$(KAFKA_PORT); then: make run KAFKA=127.0.0.1:$(KAFKA_PORT)"
 	@# 130 and 143 are Ctrl-C and SIGTERM: how it is meant to end.
-	@kafka/kafka run $(TARGET)/kafka/$(KAFKA_PORT) $(KAFKA_PORT) $$(($(KAFKA_PORT) + 1)) \
+	@$(call foreground,kafka/kafka run $(TARGET)/kafka/$(KAFKA_PORT) $(KAFKA_PORT) $$(($(KAFKA_PORT) + 1))) \
 		|| { code=$$?; [ $$code -eq 130 ] || [ $$code -eq 143 ] || exit $$code; }
 
 # --------------------------------------------------------------- building
