@@ -167,7 +167,7 @@ fn a_client_that_sends_nothing_more_holds_up_nobody() {
     }
     let began = Instant::now();
     pair.both_serve();
-    assert!(began.elapsed() < Duration::from_secs(2));
+    assert!(began.elapsed() < Duration::from_secs(5));
 }
 
 #[test]
