@@ -120,7 +120,7 @@ lint: $(TARGET)/.toolchain ## clippy over everything, warnings are errors
 
 .PHONY: doc
 doc: $(TARGET)/.toolchain ## build the API documentation, warnings are errors
-	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release $(LOCKED) --workspace --no-deps
+	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release $(LOCKED) --workspace --lib --no-deps
 
 # cargo-deny is a program of its own. Where it cannot be had, the checks that
 # need no advisory database or no program are not faked: it is said.
