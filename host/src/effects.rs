@@ -23,15 +23,19 @@ pub struct Message {
 impl Message {
     /// Bytes of key, value and headers.
     pub fn size(&self) -> usize {
-        let len = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
-        len(&self.key)
-            + len(&self.value)
-            + self
-                .headers
-                .iter()
-                .map(|(name, value)| name.len() + len(value))
-                .sum::<usize>()
+        record_size(&self.key, &self.value, &self.headers)
     }
+}
+
+/// Bytes of a Kafka record's key, value and headers.
+pub(crate) fn record_size(
+    key: &Option<Bytes>,
+    value: &Option<Bytes>,
+    headers: &[(String, Option<Bytes>)],
+) -> usize {
+    let len = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+    let headers = headers.iter().map(|(name, value)| name.len() + len(value));
+    len(key) + len(value) + headers.sum::<usize>()
 }
 
 /// The name of a row within a shard: table and key.

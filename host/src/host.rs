@@ -205,6 +205,8 @@ impl Host {
         let openapi = describe(&checked.component).await?;
         let created_topics = match origin {
             Origin::Deploy => self.topics(&manifest).await?,
+            // The embedded broker has forgotten them.
+            Origin::Kept(_) if self.cluster.is_embedded() => self.topics(&manifest).await?,
             // Created at the deploy; Kafka may not answer yet.
             Origin::Kept(_) => Vec::new(),
         };

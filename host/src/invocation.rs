@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::effects::record_size;
+
 /// A request to an HTTP handler. Whole, limited and routed.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -57,14 +59,7 @@ pub struct Event {
 impl Event {
     /// Bytes of key, value and headers.
     pub fn size(&self) -> usize {
-        let len = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
-        len(&self.key)
-            + len(&self.value)
-            + self
-                .headers
-                .iter()
-                .map(|(name, value)| name.len() + len(value))
-                .sum::<usize>()
+        record_size(&self.key, &self.value, &self.headers)
     }
 }
 

@@ -148,44 +148,38 @@ impl Library {
     /// be read is left out and said in the log; it harms no other service.
     pub fn deployed(&self) -> Vec<(String, Record, Vec<u8>)> {
         let mut deployed = Vec::new();
-        let Ok(entries) = fs::read_dir(self.root.join("services")) else {
-            return deployed;
-        };
-        for path in entries.flatten().map(|entry| entry.path()) {
-            if path.extension().is_none_or(|extension| extension != "json") {
-                continue;
-            }
-            let Some(name) = path.file_stem().and_then(|stem| stem.to_str()) else {
-                continue;
-            };
-            match self.read(name) {
-                Ok((record, component)) => deployed.push((name.to_owned(), record, component)),
+        for (name, record) in self.records() {
+            let read = record.and_then(|record| {
+                let component = read(&self.component(&record.digest))?;
+                Ok((record, component))
+            });
+            match read {
+                Ok((record, component)) => deployed.push((name, record, component)),
                 Err(error) => {
-                    tracing::error!(service = name, %error, "a deployed service is left out")
+                    tracing::error!(service = name, %error, "a deployed service is left out");
                 }
             }
         }
-        deployed.sort_by(|(a, ..), (b, ..)| a.cmp(b));
         deployed
     }
 
-    fn read(&self, name: &str) -> Result<(Record, Vec<u8>), LibraryError> {
-        let path = self.record(name);
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |cause| LibraryError::File {
-                path,
-                what: "read",
-                cause,
-            }
-        };
-        let text = fs::read(&path).map_err(failed(&path))?;
-        let record: Record = serde_json::from_slice(&text)
-            .map_err(io::Error::from)
-            .map_err(failed(&path))?;
-        let path = self.component(&record.digest);
-        let component = fs::read(&path).map_err(failed(&path))?;
-        Ok((record, component))
+    /// The records of all services, by name.
+    fn records(&self) -> BTreeMap<String, Result<Record, LibraryError>> {
+        let entries = fs::read_dir(self.root.join("services"));
+        let paths = entries.into_iter().flatten().flatten().map(|e| e.path());
+        let records = paths.filter(|path| path.extension().is_some_and(|e| e == "json"));
+        let named = records.filter_map(|path| {
+            let name = path.file_stem()?.to_str()?.to_owned();
+            let record = read(&path).and_then(|text| {
+                serde_json::from_slice(&text).map_err(|cause| LibraryError::File {
+                    path,
+                    what: "read",
+                    cause: cause.into(),
+                })
+            });
+            Some((name, record))
+        });
+        named.collect()
     }
 
     /// Keeps a deployed service: its component first, then the record that names
@@ -211,19 +205,17 @@ impl Library {
     }
 
     /// Removes components that no service runs. What cannot be removed stays,
-    /// and does no harm.
+    /// and does no harm; nothing is removed while a record cannot be read, since
+    /// it may name anything.
     pub fn tidy(&self) {
-        let used: Vec<String> = self
-            .deployed()
-            .into_iter()
-            .map(|(_, record, _)| record.digest)
-            .collect();
-        let Ok(entries) = fs::read_dir(self.root.join("components")) else {
+        let records: Result<Vec<Record>, _> = self.records().into_values().collect();
+        let (Ok(records), Ok(entries)) = (records, fs::read_dir(self.root.join("components")))
+        else {
             return;
         };
         for path in entries.flatten().map(|entry| entry.path()) {
             let digest = path.file_stem().and_then(|stem| stem.to_str());
-            if digest.is_none_or(|digest| !used.iter().any(|used| used == digest)) {
+            if !records.iter().any(|record| Some(&*record.digest) == digest) {
                 let _ = fs::remove_file(path);
             }
         }
@@ -246,6 +238,14 @@ impl Library {
         })?;
         write(&path, &text)
     }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, LibraryError> {
+    fs::read(path).map_err(|cause| LibraryError::File {
+        path: path.to_owned(),
+        what: "read",
+        cause,
+    })
 }
 
 /// Makes a folder that only this user can enter: components that are run and
@@ -321,8 +321,12 @@ mod tests {
         let folder = crate::testing::folder("library-broken");
         let library = Library::open(&folder).unwrap();
         library.keep("user", &record("aa"), b"one").unwrap();
+        library.keep("order", &record("bb"), b"two").unwrap();
         fs::write(folder.join("services/order.json"), "{").unwrap();
         assert_eq!(library.deployed().len(), 1);
+        // Nor is its component taken for one that nobody needs.
+        library.tidy();
+        assert!(folder.join("components/bb.wasm").exists());
     }
 
     #[test]

@@ -83,6 +83,16 @@ impl Problem {
         )
     }
 
+    /// Header fields that are too large together (RFC 6585, section 5).
+    pub fn header_too_large(limit: usize) -> Problem {
+        Problem::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "header-too-large",
+            "Request Header Fields Too Large",
+            format!("The host takes at most {limit} bytes of header fields."),
+        )
+    }
+
     /// A body that came too slowly.
     pub fn slow_body(seconds: u64) -> Problem {
         Problem::new(

@@ -118,6 +118,8 @@ struct Note {
     status: Status,
     attempt: u32,
     error: Option<String>,
+    /// The offset of the event that failed.
+    failed: Option<i64>,
 }
 
 impl Board {
@@ -128,6 +130,7 @@ impl Board {
             status: Status::Running,
             attempt: 0,
             error: None,
+            failed: None,
         };
         self.inner.lock().partitions.insert(source, note);
     }
@@ -141,15 +144,27 @@ impl Board {
     pub fn committed(&self, source: &Source, position: i64) {
         if let Some(note) = self.inner.lock().partitions.get_mut(source) {
             note.position = position;
-            note.status = Status::Running;
-            note.attempt = 0;
-            note.error = None;
+            // Events before the one that failed may still be on their way.
+            if note.failed.is_none_or(|failed| failed < position) {
+                note.status = Status::Running;
+                note.attempt = 0;
+                note.error = None;
+                note.failed = None;
+            }
         }
     }
 
-    /// The event at the head of a partition failed.
-    pub fn failed(&self, source: &Source, status: Status, attempt: u32, error: String) {
+    /// The event at an offset failed, or the partition as a whole.
+    pub fn failed(
+        &self,
+        source: &Source,
+        offset: Option<i64>,
+        status: Status,
+        attempt: u32,
+        error: String,
+    ) {
         if let Some(note) = self.inner.lock().partitions.get_mut(source) {
+            note.failed = offset;
             note.status = status;
             note.attempt = attempt;
             note.error = Some(error);
@@ -242,10 +257,13 @@ mod tests {
             board.took(source.clone(), 0);
         }
         assert_eq!(board.status().0, Status::Running);
-        board.failed(&sources[1], Status::Blocked, 5, "no".to_owned());
-        board.failed(&sources[2], Status::Retrying, 1, "later".to_owned());
+        board.failed(&sources[1], Some(7), Status::Blocked, 5, "no".to_owned());
+        board.failed(&sources[2], None, Status::Retrying, 1, "later".to_owned());
         assert_eq!(board.status(), (Status::Blocked, Some("no".to_owned())));
-        board.committed(&sources[1], 1);
+        // What comes before the failed event does not mend it.
+        board.committed(&sources[1], 7);
+        assert_eq!(board.status().0, Status::Blocked);
+        board.committed(&sources[1], 8);
         assert_eq!(board.status().0, Status::Retrying);
     }
 

@@ -32,6 +32,9 @@ pub(super) async fn run(
             ran.map(|(response, effects)| (Some(response), effects))
         }
         api::Invoke::Event(event) => {
+            if !revision.component.handles_events() {
+                return Err(format!("{} handles no events", service.name()));
+            }
             let topics = subscribes(&revision.manifest);
             if !topics.contains(&event.topic) {
                 return Err(format!(

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -122,7 +123,11 @@ async fn service(State(host): State<Arc<Host>>, Path(name): Path<String>) -> Res
     }
 }
 
-async fn deploy(State(host): State<Arc<Host>>, headers: HeaderMap, body: Bytes) -> Response {
+async fn deploy(
+    State(host): State<Arc<Host>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
     if !is_of_type(&headers, "application/wasm") {
         return refuse(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -131,6 +136,18 @@ async fn deploy(State(host): State<Arc<Host>>, headers: HeaderMap, body: Bytes) 
             "A deploy is a component, sent as application/wasm.",
         );
     }
+    let body = match body {
+        Ok(body) => body,
+        Err(error) => {
+            let detail = format!("{error}; a component has at most {MAX_COMPONENT} bytes");
+            return refuse(
+                error.status(),
+                "body",
+                "The component did not arrive",
+                detail,
+            );
+        }
+    };
     // A deploy that has begun is finished, even if its client is gone.
     let deploying = tokio::spawn(async move { host.deploy(body.into()).await });
     match deploying.await {

@@ -106,12 +106,13 @@ impl Committer {
             .enumerate()
             .flat_map(|(place, done)| (0..done.effects.messages.len()).map(move |m| (place, m)))
             .collect();
-        let published = left.len();
+        let mut published = 0;
         while !left.is_empty() {
             let messages = left
                 .iter()
                 .map(|(place, message)| &group[*place].effects.messages[*message]);
             let failed = self.publisher.publish(messages).await;
+            published += left.len() - failed.len();
             let mut again = Vec::new();
             for (index, error) in failed {
                 let (place, message) = left[index];

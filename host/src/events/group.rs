@@ -25,7 +25,9 @@ pub(super) enum Reply {
 pub(super) struct Origin {
     /// Where answers go.
     pub(super) replies: mpsc::UnboundedSender<Reply>,
-    /// Results of earlier terms ran on something that turned out wrong.
+    /// The term whose results may be committed: one more with each refusal. The
+    /// lane counts along as it hears of them; results of earlier terms ran on
+    /// something that turned out wrong.
     term: AtomicU32,
     /// Whether the lane still owns its partitions.
     owned: AtomicBool,
@@ -40,8 +42,8 @@ impl Origin {
         }
     }
 
-    /// The term in which events run now.
-    pub(super) fn term(&self) -> u32 {
+    /// The term whose results may be committed.
+    fn term(&self) -> u32 {
         self.term.load(Ordering::Acquire)
     }
 

@@ -53,8 +53,14 @@ pub(super) struct Lane {
     ties: Ties,
     line: Line,
     pending: Arc<Mutex<Overlay>>,
+    /// The term in which events run. It ends when the committer's refusal is
+    /// taken in, and not when the committer refuses: what runs in between runs
+    /// on rows that are about to be taken back, and must not count.
+    term: u32,
     /// After a failure: nothing runs before this time.
     resting_until: Option<Instant>,
+    /// A partition whose offset does not exist: nothing comes from it by itself.
+    astray: Option<Source>,
 }
 
 /// How long a partition is left alone whose offset does not exist.
@@ -66,7 +72,9 @@ impl Lane {
             ties,
             line: Line::default(),
             pending: Arc::default(),
+            term: 0,
             resting_until: None,
+            astray: None,
         }
     }
 
@@ -81,6 +89,13 @@ impl Lane {
             let draining = *self.ties.orders.borrow_and_update() == Order::Drain;
             if draining && self.line.is_settled() {
                 return;
+            }
+            if self.resting_until.is_none()
+                && !draining
+                && let Some(source) = self.astray.take()
+            {
+                self.out_of_range(&source).await;
+                continue;
             }
             let may_run = !draining && self.resting_until.is_none() && !self.line.is_full();
             if may_run && let Some(event) = self.line.next_again() {
@@ -148,7 +163,7 @@ impl Lane {
                 // Without a committer the lane ends at its next reply.
                 let _ = self.ties.done.send(Done {
                     origin: self.ties.origin.clone(),
-                    term: self.ties.origin.term(),
+                    term: self.term,
                     number,
                     source,
                     offset,
@@ -175,6 +190,7 @@ impl Lane {
                 }
             }
             Reply::Refused(number, cause) => {
+                self.term += 1;
                 self.pending.lock().take_back(number);
                 if let Some(failed) = self.line.take_back(number) {
                     let revision = self.ties.service.current();
@@ -217,7 +233,7 @@ impl Lane {
             );
         }
         let board = self.ties.service.board();
-        board.failed(&failed.source, verdict.status, failures, why);
+        board.failed(&failed.source, Some(offset), verdict.status, failures, why);
         self.resting_until = Some(Instant::now() + verdict.pause);
     }
 
@@ -239,8 +255,9 @@ impl Lane {
             "this partition cannot go on: {why}"
         );
         let board = self.ties.service.board();
-        board.failed(source, Status::Blocked, 0, why);
+        board.failed(source, None, Status::Blocked, 0, why);
         self.resting_until = Some(Instant::now() + RECHECK);
+        self.astray = Some(source.clone());
     }
 
     async fn find_offset(&self, source: &Source, position: i64) -> Result<(), String> {

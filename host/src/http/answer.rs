@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 
 use super::docs;
+use super::listener::HEADER;
 use crate::dispatch;
 use crate::effects::Effects;
 use crate::host::Host;
@@ -67,6 +68,9 @@ async fn try_answer(
     if let Some(page) = docs::page(host, &parts.method, path)? {
         return Ok(page);
     }
+    if header_size(&parts.headers) > HEADER {
+        return Err(Problem::header_too_large(HEADER));
+    }
     let authority = authority(parts, version)?;
     let found = host.routes().find(authority, path).cloned();
     let service = found.ok_or_else(|| Problem::no_route(path))?;
@@ -108,6 +112,15 @@ async fn serve(
             Err(Problem::of_failure(&failure))
         }
     }
+}
+
+/// Bytes of a request's header fields, as HTTP/2 counts them but for its fixed
+/// part (RFC 9113, section 6.5.2).
+fn header_size(headers: &HeaderMap) -> usize {
+    let fields = headers.iter();
+    fields
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum()
 }
 
 /// The host name that a request is for. HTTP/1.1 must name one, and only one

@@ -19,6 +19,8 @@ use crate::problem::Problem;
 pub(super) fn page(host: &Host, method: &Method, path: &str) -> Result<Option<Answer>, Problem> {
     let rest = match path {
         "/openapi.json" => None,
+        // Kept for a document to come, so that no service gets it meanwhile.
+        "/asyncapi.json" => return Err(Problem::no_route(path)),
         "/docs" => Some(""),
         _ => match path.strip_prefix("/docs/") {
             Some(rest) => Some(rest),

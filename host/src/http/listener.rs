@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Header fields of a request.
 const FIELDS: usize = 100;
 /// Bytes of a request's header.
-const HEADER: usize = 64 << 10;
+pub(super) const HEADER: usize = 64 << 10;
 /// Streams of an HTTP/2 connection at once.
 const STREAMS: u32 = 250;
 

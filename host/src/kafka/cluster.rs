@@ -171,7 +171,7 @@ impl Cluster {
             Brokers::Servers(servers) => (None, servers.clone()),
         };
         let health = Arc::new(Health::default());
-        let asker = base(&servers, &properties, "tidemill")
+        let asker = base(&servers, &properties, "tidemill", &[])
             .create_with_context(Quiet {
                 health: health.clone(),
             })
@@ -234,13 +234,19 @@ impl Cluster {
         self.embedded.as_ref()
     }
 
-    /// The settings that all clients share.
-    pub(super) fn config(&self, client: &str) -> ClientConfig {
-        base(&self.servers, &self.properties, client)
+    /// The settings of a client: those that all share, its own, and over both
+    /// what the user set. What the user may not set was refused by then.
+    pub(super) fn config(&self, client: &str, own: &[(&str, &str)]) -> ClientConfig {
+        base(&self.servers, &self.properties, client, own)
     }
 }
 
-fn base(servers: &str, properties: &BTreeMap<String, String>, client: &str) -> ClientConfig {
+fn base(
+    servers: &str,
+    properties: &BTreeMap<String, String>,
+    client: &str,
+    own: &[(&str, &str)],
+) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", servers)
@@ -251,6 +257,9 @@ fn base(servers: &str, properties: &BTreeMap<String, String>, client: &str) -> C
         .set("socket.keepalive.enable", "true")
         .set("allow.auto.create.topics", "false")
         .set_log_level(RDKafkaLogLevel::Info);
+    for (name, value) in own {
+        config.set(*name, *value);
+    }
     for (name, value) in properties {
         config.set(name, value);
     }

@@ -85,28 +85,29 @@ impl Consumer {
         } else {
             "range"
         };
-        let mut config = cluster.config(&format!("tidemill-{group}"));
-        config
-            .set("group.id", group)
-            .set("partition.assignment.strategy", strategy)
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
-            .set("enable.partition.eof", "false")
+        let mut own = vec![
+            ("group.id", group),
+            ("partition.assignment.strategy", strategy),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("enable.partition.eof", "false"),
             // Never jump silently: the host decides, and says so.
-            .set("auto.offset.reset", "error")
-            .set("isolation.level", "read_committed")
-            .set("session.timeout.ms", "10000")
-            .set("statistics.interval.ms", "1000")
-            .set("topic.metadata.refresh.interval.ms", "30000")
+            ("auto.offset.reset", "error"),
+            ("isolation.level", "read_committed"),
+            ("session.timeout.ms", "10000"),
+            ("statistics.interval.ms", "1000"),
+            ("topic.metadata.refresh.interval.ms", "30000"),
             // The default of 1,000 makes a full queue wait a second.
-            .set("fetch.queue.backoff.ms", "10")
+            ("fetch.queue.backoff.ms", "10"),
             // By partition, since each has a queue of its own.
-            .set("queued.min.messages", "20000")
-            .set("queued.max.messages.kbytes", "4096");
+            ("queued.min.messages", "20000"),
+            ("queued.max.messages.kbytes", "4096"),
+        ];
         if cluster.is_embedded() {
             // The mock broker answers an empty fetch only after this time.
-            config.set("fetch.wait.max.ms", "10");
+            own.push(("fetch.wait.max.ms", "10"));
         }
+        let config = cluster.config(&format!("tidemill-{group}"), &own);
         let context = Context {
             quiet: Quiet {
                 health: cluster.health.clone(),

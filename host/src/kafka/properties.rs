@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 /// Properties that the host controls, with the reason.
-const OURS: [(&str, &str); 16] = [
+const OURS: [(&str, &str); 17] = [
     (
         "acks",
         "a 2xx means that all in-sync replicas have the event",
@@ -39,6 +39,7 @@ const OURS: [(&str, &str); 16] = [
     ),
     ("partition.assignment.strategy", "state is sharded by it"),
     ("partitioner", "keys are partitioned as Java clients do it"),
+    ("statistics.interval.ms", "lag is counted by it"),
     ("test.mock.num.brokers", "use --kafka embedded"),
     ("transactional.id", "the host names its transactions"),
     ("client.id", "the host names its clients"),

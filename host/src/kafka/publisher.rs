@@ -45,7 +45,7 @@ pub enum PublishError {
 
 /// How long a message is tried before its sender hears that it failed. Longer
 /// than a broker takes to hand its partitions over, shorter than clients wait.
-const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
+const MESSAGE_TIMEOUT_MS: &str = "10000";
 
 /// How long a sender waits for room in librdkafka's queue.
 const ROOM: Duration = Duration::from_secs(2);
@@ -63,20 +63,19 @@ impl Publisher {
                 health: cluster.health.clone(),
             },
         };
-        let producer = cluster
-            .config("tidemill-publisher")
-            .set("enable.idempotence", "true")
-            .set("acks", "all")
-            .set("partitioner", "murmur2_random")
-            .set("linger.ms", "1")
-            .set(
-                "message.timeout.ms",
-                MESSAGE_TIMEOUT.as_millis().to_string(),
-            )
-            .set("queue.buffering.max.kbytes", "131072")
+        let own = [
+            ("enable.idempotence", "true"),
+            ("acks", "all"),
+            ("partitioner", "murmur2_random"),
+            ("linger.ms", "1"),
+            ("message.timeout.ms", MESSAGE_TIMEOUT_MS),
+            ("queue.buffering.max.kbytes", "131072"),
             // The manifest's limit is the one that counts; the broker's own is
             // asked by sending.
-            .set("message.max.bytes", "104857600")
+            ("message.max.bytes", "104857600"),
+        ];
+        let producer = cluster
+            .config("tidemill-publisher", &own)
             .create_with_context(context)
             .map_err(|error| KafkaError::Config(error.to_string()))?;
         Ok(Publisher { producer })

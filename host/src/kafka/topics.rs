@@ -72,7 +72,7 @@ impl Cluster {
             cause,
         };
         let admin: AdminClient<Quiet> = self
-            .config("tidemill-admin")
+            .config("tidemill-admin", &[])
             .create_with_context(Quiet {
                 health: self.health.clone(),
             })

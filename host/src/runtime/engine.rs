@@ -106,6 +106,7 @@ impl Runtime {
                 }
             }
         }
+        tracing::info!(size = bytes.len(), "compiling a component");
         let started = Instant::now();
         let component = wasmtime::component::Component::new(&self.engine, bytes)
             .map_err(|cause| LoadError::NotValid(format!("{cause:#}")))?;
