@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -63,8 +65,19 @@ impl Topics {
     /// # Panics
     /// If the broker refuses.
     pub fn create(&self, topic: &str, partitions: i32) {
+        self.create_with(topic, partitions, &[]);
+    }
+
+    /// Makes a topic with configuration of its own. Only on a real Kafka.
+    ///
+    /// # Panics
+    /// If the broker refuses.
+    pub fn create_with(&self, topic: &str, partitions: i32, config: &[(&str, &str)]) {
         let admin: AdminClient<DefaultClientContext> = self.config().create().unwrap();
-        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        for (key, value) in config {
+            new = new.set(key, value);
+        }
         let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
         let made = futures_executor::block_on(admin.create_topics(&[new], &options)).unwrap();
         for result in made {
@@ -74,6 +87,36 @@ impl Topics {
             let got = self.partitions(topic);
             if got == partitions { Ok(()) } else { Err(got) }
         });
+    }
+
+    /// Changes the configuration of a topic.
+    ///
+    /// # Panics
+    /// If the broker refuses.
+    pub fn configure(&self, topic: &str, key: &str, value: &str) {
+        let admin: AdminClient<DefaultClientContext> = self.config().create().unwrap();
+        let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(key, value);
+        let options = AdminOptions::new();
+        let changed = futures_executor::block_on(admin.alter_configs(&[change], &options)).unwrap();
+        for result in changed {
+            result.unwrap_or_else(|(_, code)| panic!("{topic} is not changed: {code}"));
+        }
+    }
+
+    /// Writes many records to a partition, in order, without a key.
+    ///
+    /// # Panics
+    /// If the broker does not take them.
+    pub fn write_all(&self, topic: &str, partition: i32, values: &[&str]) {
+        let mut config = self.config();
+        config.set("enable.idempotence", "true");
+        let producer: BaseProducer = config.create().unwrap();
+        for value in values {
+            let record = BaseRecord::<(), str>::to(topic).partition(partition);
+            let sent = producer.send(record.payload(*value));
+            sent.map_err(|(error, _)| error).unwrap();
+        }
+        producer.flush(PATIENCE).unwrap();
     }
 
     /// How many partitions a topic has; 0 if there is no such topic.

@@ -374,3 +374,50 @@ fn after_kill_9_each_event_is_in_the_state_once_and_in_order() {
         assert_eq!(words.next().unwrap(), format!("count={}", offset + 1));
     }
 }
+
+/// The broker refuses what one event published, while those behind it have run
+/// on its results already.
+#[test]
+fn an_event_whose_output_is_refused_takes_what_ran_on_it_back_and_nothing_is_lost() {
+    const HALF: usize = 5_000;
+    let narrow = unique("narrow");
+    let kafka = Kafka::shared();
+    kafka
+        .topics()
+        .create_with(&narrow, 1, &[("max.message.bytes", "1")]);
+    let mut consumer = Consumer::start("refused", |manifest| manifest.publish(&narrow));
+    let topic = consumer.manifest.name.clone();
+    let refused = format!("publish {narrow}");
+    let mut events = vec!["ok"; HALF];
+    events.push(&refused);
+    events.extend(["ok"; HALF]);
+    consumer.topics.write_all(&topic, 1, &events);
+    let blocked = |consumer: &Consumer| {
+        eventually("the event that is refused blocks", || {
+            let shown = consumer.partition(1);
+            let tried = shown["attempt"].as_u64() >= Some(4);
+            if tried && shown["position"] == HALF {
+                Ok(())
+            } else {
+                Err(shown)
+            }
+        });
+        let rows = consumer.rows();
+        assert_eq!(rows.len(), HALF, "nothing behind it is committed");
+    };
+    blocked(&consumer);
+    consumer.host.kill9();
+    consumer.host.restart();
+    consumer.host.ready();
+    blocked(&consumer);
+
+    consumer
+        .topics
+        .configure(&narrow, "max.message.bytes", "1000000");
+    let rows = consumer.handled(2 * HALF + 1);
+    for (offset, row) in rows.iter().enumerate() {
+        let expected = format!("{topic} 1 {offset} count={} ", offset + 1);
+        assert!(row.starts_with(&expected), "{expected}: {row}");
+    }
+    assert_eq!(kafka.topics().read(&narrow).len(), 1);
+}
