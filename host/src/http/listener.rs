@@ -97,7 +97,9 @@ async fn serve(
                 .timer(TokioTimer::new())
                 .header_read_timeout(PATIENCE)
                 .max_headers(FIELDS)
-                .max_buf_size(HEADER)
+                // Above the bound, so that what is not far above it is answered
+                // with a reason.
+                .max_buf_size(2 * HEADER)
                 .serve_connection(io, service);
             let mut connection = std::pin::pin!(connection);
             tokio::select! {
@@ -111,7 +113,7 @@ async fn serve(
             let connection = http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(STREAMS)
-                .max_header_list_size(HEADER as u32)
+                .max_header_list_size(2 * HEADER as u32)
                 .keep_alive_interval(PATIENCE)
                 .keep_alive_timeout(Duration::from_secs(10))
                 .serve_connection(io, service);

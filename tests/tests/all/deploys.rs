@@ -151,6 +151,21 @@ fn deployed_services_are_back_after_a_restart_whatever_ended_the_host() {
     assert_eq!(host.http().get(&format!("/{}/ok", names[2])).status, 404);
 }
 
+/// The embedded broker forgets its topics with the process that had it; what was
+/// deployed there by hand needs them again.
+#[test]
+fn a_restart_on_the_embedded_broker_has_the_topics_of_what_was_deployed() {
+    let mut host = Host::embedded([]);
+    let name = unique("forgotten");
+    host.deploy(&Component::misbehave(&Manifest::new(&name)));
+    assert!(host.terminate().success());
+    host.restart();
+    host.ready();
+    let list = host.admin().get(&format!("/v1/services/{name}"));
+    let partitions = list.expect(200).json()["partitions"].clone();
+    assert_eq!(partitions.as_array().map(Vec::len), Some(4), "{partitions}");
+}
+
 #[test]
 fn fifty_services_on_one_host_each_answer_for_themselves() {
     let host = Host::embedded([]);

@@ -99,6 +99,19 @@ fn a_request_larger_than_the_limit_is_413() {
 }
 
 #[test]
+fn header_fields_of_more_than_64_kib_are_431() {
+    let pair = Pair::start("fields", |manifest| manifest);
+    let http = pair.host.http();
+    let value = "x".repeat(40 << 10);
+    let one = http.send("GET", &pair.target("ok"), &[("x-one", &value)], b"");
+    assert_eq!(one.status, 200, "{one:?}");
+    let fields = [("x-one", &*value), ("x-two", &*value)];
+    let both = http.send("GET", &pair.target("ok"), &fields, b"");
+    assert!(both.problem(431).contains("65536"));
+    pair.both_serve();
+}
+
+#[test]
 fn what_is_no_http_is_400_and_harms_nobody() {
     let pair = Pair::start("broken", |manifest| manifest);
     let path = pair.target("ok");
