@@ -147,23 +147,28 @@ impl Member {
         mut ends: watch::Receiver<Ends>,
         mut stopped: oneshot::Receiver<()>,
     ) {
-        // Partitions that could not be taken yet, and are tried again.
-        let mut untaken: Vec<Source> = Vec::new();
+        // An assignment that is not answered yet: at once, or after a failure
+        // again and again. One without partitions wants its answer as well, or
+        // the group waits for it, and nothing is read of those that are kept.
+        let mut unanswered: Option<Vec<Source>> = None;
         loop {
-            let again = !untaken.is_empty();
+            let again = unanswered.is_some();
             tokio::select! {
                 why = self.consumer.serve() => {
                     let service = self.service.name();
                     tracing::debug!(service, "the consumer says: {why}");
                 }
                 Some(change) = changes.recv() => match change {
-                    Change::Assigned(sources) => untaken.extend(sources),
+                    Change::Assigned(sources) => {
+                        unanswered.get_or_insert_default().extend(sources);
+                    }
+                    // These answer for an assignment before them, too.
                     Change::Revoked(sources) => {
-                        untaken.retain(|source| !sources.contains(source));
+                        unanswered = without(unanswered, &sources);
                         self.revoked(&sources).await;
                     }
                     Change::Lost(sources) => {
-                        untaken.retain(|source| !sources.contains(source));
+                        unanswered = without(unanswered, &sources);
                         self.lost(&sources);
                     }
                 },
@@ -174,10 +179,10 @@ impl Member {
                 }
                 _ = &mut stopped => break,
             }
-            if !untaken.is_empty() {
-                match self.take(&untaken).await {
+            if let Some(sources) = &unanswered {
+                match self.take(sources).await {
                     Ok(()) => {
-                        untaken.clear();
+                        unanswered = None;
                         self.service.board().trouble(None);
                     }
                     Err(error) => {
@@ -229,8 +234,10 @@ impl Member {
                 task: tokio::spawn(lane.run(queues)),
             });
         }
-        let service = self.service.name();
-        tracing::info!(service, partitions = %shown(sources), "consuming");
+        if !sources.is_empty() {
+            let service = self.service.name();
+            tracing::info!(service, partitions = %shown(sources), "consuming");
+        }
         Ok(())
     }
 
@@ -277,6 +284,9 @@ impl Member {
     /// Keeps where partitions were begun, so that "latest" means the time of the
     /// first start and not that of each.
     async fn keep(&self, begun: &BTreeMap<Source, i64>) -> Result<(), TakeError> {
+        if begun.is_empty() {
+            return Ok(());
+        }
         if let Some(tables) = &self.tables {
             tables.commit(&Commit {
                 positions: begun.clone(),
@@ -381,6 +391,13 @@ impl Member {
             );
         }
     }
+}
+
+/// An assignment less what was taken away of it; none if nothing is left.
+fn without(assigned: Option<Vec<Source>>, gone: &[Source]) -> Option<Vec<Source>> {
+    let mut left = assigned?;
+    left.retain(|source| !gone.contains(source));
+    (!left.is_empty()).then_some(left)
 }
 
 /// `topic/0,1,2 other/0`

@@ -143,6 +143,9 @@ impl Consumer {
 
     /// Offsets that the group committed, where it has. Blocks.
     pub fn committed(&self, sources: &[Source]) -> Result<BTreeMap<Source, i64>, KafkaError> {
+        if sources.is_empty() {
+            return Ok(BTreeMap::new());
+        }
         let mut list = TopicPartitionList::new();
         for (topic, partition) in sources {
             list.add_partition(topic, *partition);

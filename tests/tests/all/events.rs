@@ -421,3 +421,62 @@ fn an_event_whose_output_is_refused_takes_what_ran_on_it_back_and_nothing_is_los
     }
     assert_eq!(kafka.topics().read(&narrow).len(), 1);
 }
+
+/// Where each partition of a topic is consumed, by the hosts' own words.
+fn owners(hosts: &[&Host], service: &str) -> Vec<usize> {
+    let partitions = |host: &&Host| {
+        let shown = host.service(service)["partitions"].clone();
+        shown.as_array().map_or(0, Vec::len)
+    };
+    hosts.iter().map(partitions).collect()
+}
+
+/// The rows of both hosts: each has those of the partitions that it consumed.
+fn rows_of(hosts: &[&Host], service: &str) -> Vec<String> {
+    let mut all: Vec<String> = hosts.iter().flat_map(|host| rows(host, service)).collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+#[test]
+fn a_second_host_takes_some_partitions_and_gives_them_back_when_it_leaves() {
+    let consumer = Consumer::start("shared", |manifest| manifest);
+    let name = &consumer.manifest.name;
+    let write = |from: usize| {
+        for number in from..from + 8 {
+            consumer.write(i32::try_from(number % 4).unwrap(), &number.to_string());
+        }
+    };
+    let first = &consumer.host;
+    write(0);
+    consumer.handled(8);
+
+    let mut second = Host::builder()
+        .kafka(Kafka::shared())
+        .deploy([Component::misbehave(&consumer.manifest)])
+        .ready();
+    let split = |expected: &[usize], hosts: &[&Host]| {
+        eventually("the partitions are shared", || {
+            let got = owners(hosts, name);
+            if got == expected { Ok(()) } else { Err(got) }
+        });
+    };
+    split(&[2, 2], &[first, &second]);
+    write(8);
+    eventually("both consume", || {
+        let rows = rows_of(&[first, &second], name);
+        if rows.len() == 16 { Ok(()) } else { Err(rows) }
+    });
+
+    assert!(second.terminate().success());
+    split(&[4], &[first]);
+    write(16);
+    // The first one has no rows of what the second consumed, and so runs it
+    // again: in its own state, too, each event is there once.
+    let rows = consumer.handled(24);
+    assert!(
+        rows.iter().all(|row| row.ends_with("attempt=1")),
+        "{rows:?}"
+    );
+}
