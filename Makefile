@@ -68,7 +68,9 @@ kafka: ## run a real Kafka in the foreground, data in target/kafka; Ctrl-C ends 
 
 .PHONY: build
 build: $(TARGET)/.toolchain ## build the host, target/release/tidemill
-	@$(CARGO) build --release $(LOCKED) -p tidemill-host
+	@# All members, as the tests are built: then cargo gives their dependencies
+	@# the same features, and wasmtime and librdkafka are built once.
+	@$(CARGO) build --release $(LOCKED) --workspace --bins
 
 .PHONY: seeds
 seeds: build ## build the seed services to target/tidemill
@@ -155,13 +157,13 @@ bench: bench-http bench-events ## measure both hot paths against native code
 .PHONY: bench-http
 bench-http: build ## a request through a warm handler against native hyper
 	@$(TIDEMILL) build --profile guest bench/guests/answer
-	@$(CARGO) run --release $(LOCKED) -p tidemill-bench -- http
+	@$(TARGET)/release/tidemill-bench http
 
 .PHONY: bench-events
 bench-events: build ## an event through a warm handler against bare rdkafka
 	@kafka/kafka fetch
 	@$(TIDEMILL) build --profile guest bench/guests/forward
-	@$(CARGO) run --release $(LOCKED) -p tidemill-bench -- events
+	@$(TARGET)/release/tidemill-bench events
 
 # --------------------------------------------------------------- the rest
 
