@@ -182,11 +182,9 @@ impl Lane {
         match reply {
             Reply::Committed(number) => {
                 self.pending.lock().committed(number);
-                let (_, last) = self.line.committed(number);
-                if let Some(last) = last {
-                    let source = (last.topic, last.partition);
-                    let board = self.ties.service.board();
-                    board.committed(&source, last.offset + 1);
+                let board = self.ties.service.board();
+                for (source, position) in self.line.committed(number) {
+                    board.committed(&source, position);
                 }
             }
             Reply::Refused(number, cause) => {

@@ -102,10 +102,10 @@ impl Line {
         failed
     }
 
-    /// All up to `number` are committed. Returns how many events that are, and
-    /// the last one.
-    pub(super) fn committed(&mut self, number: u64) -> (usize, Option<Event>) {
-        let (mut count, mut last) = (0, None);
+    /// All up to `number` are committed. Returns, for each partition that they
+    /// came from, the offset of the next event to commit.
+    pub(super) fn committed(&mut self, number: u64) -> Vec<(Source, i64)> {
+        let mut positions: Vec<(Source, i64)> = Vec::new();
         while self.ran.front().is_some_and(|(first, _)| *first <= number) {
             let Some((_, event)) = self.ran.pop_front() else {
                 break;
@@ -118,10 +118,16 @@ impl Line {
             {
                 self.failing = None;
             }
-            count += 1;
-            last = Some(event);
+            let position = event.offset + 1;
+            let known = positions.iter_mut().find(|((topic, partition), _)| {
+                *partition == event.partition && *topic == event.topic
+            });
+            match known {
+                Some((_, known)) => *known = position,
+                None => positions.push(((event.topic, event.partition), position)),
+            }
         }
-        (count, last)
+        positions
     }
 
     /// The effects of `number` cannot be committed: it has failed, and those
@@ -191,13 +197,12 @@ mod tests {
     fn what_ran_on_a_wrong_result_runs_again_in_order() {
         let mut line = Line::default();
         run(&mut line, 10..15);
-        assert_eq!(line.committed(1).0, 2);
+        assert_eq!(line.committed(1), [(("t".into(), 0), 12)]);
         assert_eq!(taken_back(&mut line, 3), Some((13, 1)));
         // 12 (number 2) is still on its way.
         assert!(!line.is_settled());
         assert_eq!(again(&mut line), [13, 14]);
-        let (count, last) = line.committed(2);
-        assert_eq!((count, last.unwrap().offset), (1, 12));
+        assert_eq!(line.committed(2), [(("t".into(), 0), 13)]);
         assert!(line.is_settled());
     }
 
@@ -247,6 +252,20 @@ mod tests {
         assert!(!line.is_full() && line.bytes == 0);
     }
 
+    #[test]
+    fn each_partition_of_a_lane_has_its_own_position() {
+        let mut line = Line::default();
+        let other = Event {
+            topic: "u".into(),
+            ..event(70)
+        };
+        line.ran(event(3));
+        line.ran(other);
+        let number = line.ran(event(4));
+        let positions = line.committed(number);
+        assert_eq!(positions, [(("t".into(), 0), 5), (("u".into(), 0), 71)]);
+    }
+
     /// Whatever comes in which order, each offset is committed once, in order.
     #[test]
     fn every_event_is_committed_once_and_in_order() {
@@ -275,10 +294,14 @@ mod tests {
                     3 if !line.is_settled() => {
                         let first = line.ran[0].0;
                         let number = first + chance(line.ran.len() as u64);
+                        let waiting = line.ran.len();
+                        let [(_, position)] = line.committed(number)[..] else {
+                            panic!("one partition has one position");
+                        };
                         let before = committed.len() as i64;
-                        let (count, last) = line.committed(number);
-                        committed.extend(before..before + count as i64);
-                        assert_eq!(last.unwrap().offset, *committed.last().unwrap());
+                        let count = (waiting - line.ran.len()) as i64;
+                        committed.extend(before..before + count);
+                        assert_eq!(position, committed.last().unwrap() + 1);
                     }
                     4 if !line.is_settled() => {
                         let first = line.ran[0].0;
