@@ -20,7 +20,7 @@ use crate::kafka::{Cluster, KafkaError, Publisher};
 use crate::library::{Library, LibraryError, Record};
 use crate::metrics::Metrics;
 use crate::routes::Routes;
-use crate::runtime::{LoadError, Runtime, hex};
+use crate::runtime::{LoadError, Runtime, hex, recognise};
 use crate::service::{Revision, Service};
 use crate::state::{Store, StoreError};
 
@@ -300,11 +300,11 @@ impl Host {
             Ok(Some(text)) => text,
             // What is no component at all is told so before its manifest is missed.
             Ok(None) => {
-                self.runtime.recognise(&bytes)?;
+                recognise(&bytes)?;
                 return Err(DeployError::NoManifest);
             }
             Err(error) => {
-                self.runtime.recognise(&bytes)?;
+                recognise(&bytes)?;
                 return Err(DeployError::BadSection(error.to_string()));
             }
         };

@@ -40,10 +40,9 @@ pub(super) struct Committer {
 impl Committer {
     /// Runs until all lanes are gone.
     pub(super) async fn run(mut self) {
-        let mut group = Vec::new();
         while let Some(first) = self.done.recv().await {
             let mut bytes = first.effects.size();
-            group.push(first);
+            let mut group = vec![first];
             while group.len() < MAX_EVENTS && bytes < MAX_BYTES {
                 let Ok(next) = self.done.try_recv() else {
                     break;
@@ -51,7 +50,7 @@ impl Committer {
                 bytes += next.effects.size();
                 group.push(next);
             }
-            self.commit(std::mem::take(&mut group)).await;
+            self.commit(group).await;
         }
     }
 
@@ -60,10 +59,9 @@ impl Committer {
         group.retain(Done::is_current);
         let refused = self.publish(&group).await;
         // Partitions may have been lost while the broker was waited for.
-        let current: Vec<bool> = group.iter().map(Done::is_current).collect();
         let (mut kept, mut kept_refused) = (Vec::with_capacity(group.len()), BTreeMap::new());
         for (place, done) in group.into_iter().enumerate() {
-            if current.get(place) != Some(&true) {
+            if !done.is_current() {
                 continue;
             }
             if let Some(cause) = refused.get(&place) {

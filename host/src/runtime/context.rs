@@ -225,7 +225,13 @@ pub(super) struct MemoryLimit {
 }
 
 impl MemoryLimit {
-    fn grow(&mut self, more: u64) -> bool {
+    /// Takes in that something grows, from and to so many pieces of a size.
+    fn grow(&mut self, from: usize, to: usize, maximum: Option<usize>, piece: u64) -> bool {
+        // What the memory or table itself forbids fails without being counted.
+        if maximum.is_some_and(|maximum| to > maximum) {
+            return false;
+        }
+        let more = (to.saturating_sub(from) as u64).saturating_mul(piece);
         let wanted = self.used.saturating_add(more);
         if wanted > self.limit {
             self.hit = true;
@@ -246,11 +252,7 @@ impl wasmtime::ResourceLimiter for MemoryLimit {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        // What the memory itself forbids fails without having been counted.
-        if maximum.is_some_and(|maximum| desired > maximum) {
-            return Ok(false);
-        }
-        Ok(self.grow(desired.saturating_sub(current) as u64))
+        Ok(self.grow(current, desired, maximum, 1))
     }
 
     fn table_growing(
@@ -259,9 +261,6 @@ impl wasmtime::ResourceLimiter for MemoryLimit {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        if maximum.is_some_and(|maximum| desired > maximum) {
-            return Ok(false);
-        }
-        Ok(self.grow((desired.saturating_sub(current) as u64).saturating_mul(ELEMENT)))
+        Ok(self.grow(current, desired, maximum, ELEMENT))
     }
 }

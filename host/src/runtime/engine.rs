@@ -72,11 +72,6 @@ impl Runtime {
         Component::check(compiled, took, &self.linker, manifest, revision)
     }
 
-    /// Says what a file is that is not a component.
-    pub fn recognise(&self, bytes: &[u8]) -> Result<(), LoadError> {
-        recognise(bytes)
-    }
-
     fn compile(
         &self,
         bytes: &[u8],
@@ -129,7 +124,7 @@ fn store(component: &wasmtime::component::Component, file: &Path) -> wasmtime::R
 
 /// Says what a file is that is not a component, before the compiler says that
 /// it does not understand it.
-fn recognise(bytes: &[u8]) -> Result<(), LoadError> {
+pub(crate) fn recognise(bytes: &[u8]) -> Result<(), LoadError> {
     const MODULE: &[u8] = b"\0asm\x01\0\0\0";
     const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
     if bytes.is_empty() {

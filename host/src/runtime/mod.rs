@@ -13,6 +13,6 @@ mod output;
 
 pub use component::{Component, LoadError};
 pub use engine::Runtime;
-pub(crate) use engine::hex;
+pub(crate) use engine::{hex, recognise};
 pub use instance::Instance;
 pub(crate) use instance::is_hop_by_hop;
