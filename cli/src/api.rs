@@ -105,27 +105,175 @@ pub struct Detail {
     pub manifest: String,
     /// The consumer group, if it subscribes.
     pub group: Option<String>,
-    /// Partitions that this host consumes.
+    /// How effects of events are made durable.
+    pub delivery: Delivery,
+    /// All partitions of the topics it subscribes to; while Kafka does not
+    /// answer, those that this host consumes.
     pub partitions: Vec<Partition>,
+    /// Its state, if it has any.
+    pub state: Option<State>,
+    /// Its commits on this host since it started; none before the first.
+    pub commits: Option<Commits>,
+    /// What is wrong with it as a whole, if anything.
+    pub trouble: Option<String>,
 }
 
-/// A partition that a service consumes on this host.
+/// How the effects of events are made durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Delivery {
+    /// Events, rows and offset in one Kafka transaction.
+    ExactlyOnce,
+    /// One after the other: after a crash some are made again.
+    AtLeastOnce,
+}
+
+/// A partition of a topic that a service subscribes to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Partition {
     /// The topic.
     pub topic: String,
     /// The partition's number.
     pub partition: i32,
-    /// The offset of the next event to commit.
+    /// The host that committed to it last, by its id; none before the first
+    /// commit and while Kafka does not answer.
+    pub owner: Option<String>,
+    /// Whether this host consumes it.
+    pub here: bool,
+    /// The offset of the next event to commit; −1 while unknown.
     pub position: i64,
     /// Events between that and the partition's end; none while unknown.
     pub lag: Option<u64>,
-    /// What it does now.
+    /// What it does now, as far as this host knows.
     pub status: Status,
     /// Which attempt the event at its head is in; 0 if it has not failed.
     pub attempt: u32,
     /// Why it failed last.
     pub error: Option<String>,
+}
+
+/// The state of a service, as this host has it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct State {
+    /// The changelog topic; none on the embedded broker, which needs none.
+    pub changelog: Option<String>,
+    /// The changelog's generation: one more with each replay, from 1.
+    pub generation: u32,
+    /// Whether handlers read it: it has been complete once.
+    pub readable: bool,
+    /// Its shards, by number.
+    pub shards: Vec<Shard>,
+}
+
+/// The part of a service's state that belongs to one partition of its topics.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Shard {
+    /// The shard's number.
+    pub shard: u32,
+    /// What this host is to it.
+    pub role: Role,
+    /// By topic: the offset of the first event that is not in it.
+    pub positions: std::collections::BTreeMap<String, i64>,
+    /// The changelog offset that this host's copy has reached.
+    pub checkpoint: i64,
+    /// Records between that and the changelog's end; none while unknown. Markers
+    /// of transactions count as well.
+    pub behind: Option<u64>,
+}
+
+/// What a host is to a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// It reads the changelog for the first time, or from the beginning.
+    Restoring,
+    /// It keeps a copy.
+    Following,
+    /// It runs the shard's events and is its only writer.
+    Owner,
+    /// It runs past events again to rebuild it.
+    Replaying,
+}
+
+/// The commits of a service on one host.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Commits {
+    /// How many.
+    pub count: u64,
+    /// How many were aborted, and made again.
+    pub aborted: u64,
+    /// The time that half of the latest 1,000 took at most.
+    pub p50_us: u64,
+    /// The time that 99 % of the latest 1,000 took at most.
+    pub p99_us: u64,
+}
+
+/// `GET /v1/services/{name}/state`: the tables.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StateTables {
+    /// All tables that have rows, by name.
+    pub tables: Vec<StateTable>,
+}
+
+/// One table of a service's state.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StateTable {
+    /// The table's name.
+    pub table: String,
+    /// Its rows over all shards, counted up to 100,000.
+    pub rows: u64,
+    /// Whether there are more rows than were counted.
+    pub more: bool,
+}
+
+/// `GET /v1/services/{name}/state/{table}`: rows, by key, then shard.
+///
+/// Parameters: `prefix` (of keys, as text), `start` and `end` (keys, as text; the
+/// end is not included), `limit` (1 to 1,000; 100 by default), `reverse`
+/// (`true`: from the highest key down).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StateRows {
+    /// The rows.
+    pub rows: Vec<StateRow>,
+    /// Whether there are more.
+    pub more: bool,
+}
+
+/// One row.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StateRow {
+    /// The shard.
+    pub shard: u32,
+    /// The key.
+    pub key: Bytes,
+    /// The value.
+    pub value: Bytes,
+}
+
+/// `POST /v1/services/{name}/replay`: what is asked for.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplayRequest {
+    /// Go on although retention has removed events from a topic's beginning.
+    #[serde(default)]
+    pub partial: bool,
+}
+
+/// `POST` and `GET /v1/services/{name}/replay`: how far the latest replay is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Replay {
+    /// The generation that is being built, or was built last.
+    pub generation: u32,
+    /// The changelog of that generation.
+    pub changelog: String,
+    /// Whether all shards have changed over and handlers read the new state.
+    pub done: bool,
+    /// Events run again so far, over all shards, as far as this host knows.
+    pub replayed: u64,
+    /// Events to run again in all, over all shards.
+    pub total: u64,
+    /// What stops it, if anything.
+    pub trouble: Option<String>,
 }
 
 /// `POST /v1/services`: what a deploy did.

@@ -53,7 +53,10 @@ async fn run_request(
         }
     };
     let view = if revision.manifest.grants.state {
-        View::Shards(service.tables.clone())
+        if !service.state.is_readable() {
+            return Err(Failure::Restoring(service.state.progress()));
+        }
+        View::Shards(service.state.reading())
     } else {
         View::NotGranted
     };

@@ -12,6 +12,9 @@ use bytes::Bytes;
 pub struct Message {
     /// The topic, which the manifest grants.
     pub topic: std::sync::Arc<str>,
+    /// The partition; none: by the key, as Java clients do it (murmur2), and any
+    /// if there is no key.
+    pub partition: Option<i32>,
     /// The key, if any.
     pub key: Option<Bytes>,
     /// The value; none is a tombstone.

@@ -14,7 +14,9 @@ use tidemill_cli::api;
 use tidemill_manifest::{Manifest, ManifestError};
 use tokio::sync::{Mutex, Semaphore};
 
-use crate::events::Subscription;
+use crate::events::{Shared, Subscription};
+use crate::follower::Follower;
+use crate::http::publishing::Publishing;
 use crate::invocation::Failure;
 use crate::kafka::{Cluster, KafkaError, Publisher};
 use crate::library::{Library, LibraryError, Record};
@@ -22,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::routes::Routes;
 use crate::runtime::{LoadError, Runtime, hex, recognise};
 use crate::service::{Revision, Service};
-use crate::state::{Store, StoreError};
+use crate::state::{State, Store, StoreError};
 
 /// Why a deploy was refused. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -78,15 +80,27 @@ pub enum DeployError {
     Task(#[from] tokio::task::JoinError),
 }
 
+/// Why a host was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The data directory failed.
+    #[error(transparent)]
+    Library(#[from] LibraryError),
+    /// A client could not be made.
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+}
+
 /// A running host.
 pub struct Host {
     runtime: Runtime,
     library: Library,
     /// The Kafka cluster.
     pub cluster: Arc<Cluster>,
-    /// The producer that all services share.
-    pub publisher: Arc<Publisher>,
-    store: Store,
+    /// Publishes for requests.
+    pub publishing: Publishing,
+    shared: Shared,
+    store: Arc<Store>,
     /// What is counted.
     pub metrics: Metrics,
     routes: ArcSwap<Routes>,
@@ -118,16 +132,29 @@ impl Host {
         runtime: Runtime,
         library: Library,
         cluster: Arc<Cluster>,
+        cluster_id: &str,
         store: Store,
         metrics: Metrics,
         url: String,
-    ) -> Result<Host, KafkaError> {
+    ) -> Result<Host, HostError> {
+        let host_id = library.host_id()?;
+        let publisher = Arc::new(Publisher::new(&cluster)?);
+        // No service is called so.
+        let id = format!("tidemill.{cluster_id}.{host_id}._requests");
+        let shared = Shared {
+            cluster: cluster.clone(),
+            cluster_id: cluster_id.into(),
+            host_id: host_id.into(),
+            publisher: publisher.clone(),
+            follower: Arc::new(Follower::start(&cluster)?),
+        };
         Ok(Host {
             runtime,
             library,
-            publisher: Arc::new(Publisher::new(&cluster)?),
+            publishing: Publishing::start(&cluster, publisher, id),
             cluster,
-            store,
+            shared,
+            store: Arc::new(store),
             metrics,
             routes: ArcSwap::default(),
             changing: Mutex::default(),
@@ -238,7 +265,7 @@ impl Host {
             size: checked.bytes.len() as u64,
             deployed_at: record.deployed_at,
         });
-        let tables = self.store.tables(&manifest.name)?;
+        let state = State::open(self.store.clone(), &manifest.name)?;
         if let Origin::Deploy = origin {
             let (host, name) = (self.clone(), manifest.name.clone());
             let bytes = checked.bytes;
@@ -252,16 +279,13 @@ impl Host {
             Some(service) => (service.clone(), Some(service.swap(revision.clone()))),
             None => {
                 let metrics = self.metrics.service(&manifest.name);
-                let service = Arc::new(Service::new(revision.clone(), metrics, tables));
+                let service = Arc::new(Service::new(revision.clone(), metrics, state));
                 services.insert(manifest.name.clone(), service.clone());
                 (service, None)
             }
         };
         self.routes.store(Arc::new(Routes::of(services)));
-        if let Err(error) = self.subscribe(&mut changing, &service).await {
-            tracing::error!(service = service.name(), %error, "nothing is consumed");
-            service.board().trouble(Some(error.to_string()));
-        }
+        self.subscribe(&mut changing, &service).await;
         if previous.is_some() {
             let host = self.clone();
             tokio::task::spawn_blocking(move || host.library.tidy()).await?;
@@ -349,30 +373,21 @@ impl Host {
     }
 
     /// Makes what is consumed be what the current manifest says.
-    async fn subscribe(
-        &self,
-        changing: &mut Changing,
-        service: &Arc<Service>,
-    ) -> Result<(), KafkaError> {
+    async fn subscribe(&self, changing: &mut Changing, service: &Arc<Service>) {
         let manifest = service.current().manifest.clone();
         let running = changing.subscriptions.get(service.name());
         if running.is_some_and(|running| running.fits(&manifest)) {
-            return Ok(());
+            return;
         }
         if let Some(running) = changing.subscriptions.remove(service.name()) {
             running.stop().await;
         }
         if !manifest.subscribe.is_empty() {
-            let subscription = Subscription::start(
-                service.clone(),
-                self.cluster.clone(),
-                self.publisher.clone(),
-            )?;
+            let subscription = Subscription::start(service.clone(), self.shared.clone());
             changing
                 .subscriptions
                 .insert(service.name().to_owned(), subscription);
         }
-        Ok(())
     }
 
     /// Stops a service and forgets it. Its state and its group's offsets stay,
@@ -405,7 +420,7 @@ impl Host {
         let subscriptions = std::mem::take(&mut changing.subscriptions);
         let stopping = subscriptions.into_values().map(Subscription::stop);
         futures_util::future::join_all(stopping).await;
-        let publisher = self.publisher.clone();
+        let publisher = self.shared.publisher.clone();
         let flushed =
             tokio::task::spawn_blocking(move || publisher.flush(Duration::from_secs(5))).await;
         if let Err(error) = flushed {

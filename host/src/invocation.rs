@@ -96,6 +96,9 @@ pub enum Failure {
         /// The limit.
         limit: u32,
     },
+    /// The state has not been complete on this host yet.
+    #[error("the service's state is being restored on this host: {0}")]
+    Restoring(String),
     /// The handler's answer is not a response.
     #[error("the handler's response is not valid: {0}")]
     Invalid(String),
@@ -122,19 +125,21 @@ impl Failure {
             Failure::Memory { .. } => "memory",
             Failure::Timeout { .. } => "timeout",
             Failure::Busy { .. } => "busy",
+            Failure::Restoring(_) => "restoring",
             Failure::Invalid(_) | Failure::ResponseTooLarge { .. } => "invalid",
             Failure::Instantiate(_) => "instantiate",
         }
     }
 
     /// All names, for metrics that are registered before they happen.
-    pub const NAMES: [&'static str; 8] = [
+    pub const NAMES: [&'static str; 9] = [
         "retry",
         "reject",
         "trap",
         "memory",
         "timeout",
         "busy",
+        "restoring",
         "invalid",
         "instantiate",
     ];

@@ -5,6 +5,7 @@ pub mod admin;
 pub mod dispatch;
 pub mod effects;
 pub mod events;
+pub mod follower;
 pub mod host;
 pub mod http;
 pub mod invocation;

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! lock                      held while a host runs
+//! host-id                   names this host to Kafka and to others
 //! addresses.json            where the running host listens
 //! clusters.json             bootstrap servers → cluster id, as last seen
 //! services/NAME.json        which component runs, and since when
@@ -84,6 +85,23 @@ impl Library {
             root: root.to_owned(),
             _lock: lock,
         })
+    }
+
+    /// This host's id: made once, and kept with the directory, so that a host
+    /// that is started again ends what it left undone.
+    pub fn host_id(&self) -> Result<String, LibraryError> {
+        let path = self.root.join("host-id");
+        if path.exists() {
+            let id = String::from_utf8(read(&path)?).unwrap_or_default();
+            let id = id.trim();
+            if !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+                return Ok(id.to_owned());
+            }
+        }
+        let mut id = uuid::Uuid::new_v4().simple().to_string();
+        id.truncate(12);
+        write(&path, id.as_bytes())?;
+        Ok(id)
     }
 
     /// The folder of compiled components.

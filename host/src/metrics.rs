@@ -3,14 +3,23 @@
 //! Labels are bounded: services, kinds, outcomes, and the partitions that are
 //! consumed. docs/metrics.md lists them all.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use tidemill_cli::api::Commits;
+
 use crate::invocation::Failure;
+
+/// How many commits are remembered, for their times.
+const LATEST: usize = 1_000;
 
 /// What was invoked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +38,7 @@ pub struct Metrics {
     published: IntCounterVec,
     committed: IntCounterVec,
     commit_durations: HistogramVec,
+    aborted: IntCounterVec,
     responses: IntCounterVec,
     idle: IntGaugeVec,
     lag: IntGaugeVec,
@@ -103,6 +113,11 @@ impl Metrics {
                 "Time to make the effects of a group of events durable.",
                 &["service"],
             )?,
+            aborted: counter(
+                "tidemill_transactions_aborted_total",
+                "Transactions of consumed events that were aborted, and made again.",
+                &["service"],
+            )?,
             responses: counter(
                 "tidemill_responses_total",
                 "Responses sent, by class of status.",
@@ -152,6 +167,8 @@ impl Metrics {
             published: self.published.with_label_values(&[name]),
             committed: self.committed.with_label_values(&[name]),
             commit_duration: self.commit_durations.with_label_values(&[name]),
+            aborted: self.aborted.with_label_values(&[name]),
+            latest: Arc::default(),
             responses: ["2xx", "3xx", "4xx", "5xx"]
                 .map(|class| self.responses.with_label_values(&[name, class])),
         }
@@ -207,6 +224,8 @@ pub struct ServiceMetrics {
     published: IntCounter,
     committed: IntCounter,
     commit_duration: Histogram,
+    aborted: IntCounter,
+    latest: Arc<Mutex<VecDeque<Duration>>>,
     responses: [IntCounter; 4],
 }
 
@@ -238,6 +257,32 @@ impl ServiceMetrics {
     pub fn committed(&self, events: usize, took: Duration) {
         self.committed.inc_by(events as u64);
         self.commit_duration.observe(took.as_secs_f64());
+        let mut latest = self.latest.lock();
+        if latest.len() == LATEST {
+            latest.pop_front();
+        }
+        latest.push_back(took);
+    }
+
+    /// A transaction was aborted.
+    pub fn aborted(&self) {
+        self.aborted.inc();
+    }
+
+    /// What is known of the commits so far.
+    pub fn commits(&self) -> Option<Commits> {
+        let mut latest: Vec<Duration> = self.latest.lock().iter().copied().collect();
+        latest.sort_unstable();
+        let share = |percent: usize| {
+            let place = (latest.len() * percent).div_ceil(100).saturating_sub(1);
+            latest.get(place).map(|took| crate::host::micros(*took))
+        };
+        Some(Commits {
+            count: self.commit_duration.get_sample_count(),
+            aborted: self.aborted.get(),
+            p50_us: share(50)?,
+            p99_us: share(99)?,
+        })
     }
 
     /// A response was made.

@@ -7,8 +7,8 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body_util::Full;
 use tidemill_cli::api;
 
+use crate::http::publishing::NotPublished;
 use crate::invocation::Failure;
-use crate::kafka::PublishError;
 
 /// A problem to tell a client of. It never holds what a trap said, a secret, or
 /// a path of this machine.
@@ -118,6 +118,16 @@ impl Problem {
                 "The service has no free slot at the moment. Nothing was published.",
             )
             .again_after(1),
+            Failure::Restoring(progress) => Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "state-restoring",
+                "Service Unavailable",
+                format!(
+                    "The service's state is being restored on this host: {progress}. Nothing was \
+                     published."
+                ),
+            )
+            .again_after(1),
             Failure::Instantiate(_) => Problem::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "no-instance",
@@ -149,40 +159,58 @@ impl Problem {
         }
     }
 
-    /// What it means to a client that events of its request were not all
-    /// acknowledged: `failed` of `all`.
-    pub fn of_publishing(failed: &[(usize, PublishError)], all: usize) -> Problem {
-        let count = |which: fn(&PublishError) -> bool| {
-            failed.iter().filter(|(_, error)| which(error)).count()
-        };
-        let unknown = count(|error| matches!(error, PublishError::Unknown { .. }));
-        let unsent = count(|error| matches!(error, PublishError::NotSent { .. }));
-        if unknown > 0 || failed.len() < all {
-            return Problem::new(
+    /// What it means to a client that its request's events are not all there.
+    pub fn of_publishing(error: &NotPublished) -> Problem {
+        match error {
+            NotPublished::Unknown(_) => Problem::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "outcome-unknown",
                 "Service Unavailable",
                 "Kafka did not acknowledge everything that this request published: some or all of \
                  it may have been published nevertheless.",
             )
-            .again_after(5);
-        }
-        if unsent > 0 {
-            return Problem::new(
+            .again_after(5),
+            NotPublished::Unavailable(_) => Problem::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "not-published",
                 "Service Unavailable",
                 "Kafka takes no events at the moment. Nothing was published.",
             )
-            .again_after(5);
+            .again_after(5),
+            NotPublished::Refused(_) => Problem::new(
+                StatusCode::BAD_GATEWAY,
+                "publish-refused",
+                "Bad Gateway",
+                "Kafka refused what this request published. Nothing was published; the host's log \
+                 says why.",
+            ),
         }
+    }
+
+    /// The state did not come as far as a request wants to see it.
+    pub fn position_not_reached(seconds: u64) -> Problem {
         Problem::new(
-            StatusCode::BAD_GATEWAY,
-            "publish-refused",
-            "Bad Gateway",
-            "Kafka refused what this request published. Nothing was published; the host's log \
-             says why.",
+            StatusCode::GATEWAY_TIMEOUT,
+            "position-not-reached",
+            "Gateway Timeout",
+            format!(
+                "The service's state has not reached the position of the request's \
+                 tidemill-position within {seconds} seconds. The same request may see it later; \
+                 without that field it is answered from what is there."
+            ),
         )
+        .again_after(1)
+    }
+
+    /// Too many requests wait for the state to come further.
+    pub fn too_many_wait() -> Problem {
+        Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too-many-wait",
+            "Service Unavailable",
+            "Too many requests wait for the service's state to reach their position.",
+        )
+        .again_after(1)
     }
 
     /// The document's content.
@@ -272,6 +300,7 @@ mod tests {
                 504,
             ),
             (Failure::Busy { limit: 1 }, 503),
+            (Failure::Restoring("1 of 2".to_owned()), 503),
             (Failure::Invalid(text()), 502),
             (Failure::ResponseTooLarge { size: 2, limit: 1 }, 502),
             (Failure::Instantiate(text()), 503),
@@ -287,26 +316,11 @@ mod tests {
 
     #[test]
     fn a_failed_publish_says_whether_the_outcome_is_known() {
-        let unknown = PublishError::Unknown {
-            topic: "t".to_owned(),
-            cause: "late".to_owned(),
-        };
-        let unsent = PublishError::NotSent {
-            cause: "full".to_owned(),
-        };
-        let refused = PublishError::Refused {
-            topic: "t".to_owned(),
-            cause: "too large".to_owned(),
-        };
-        let kind = |failed: &[&PublishError], all| {
-            let failed: Vec<_> = failed.iter().map(|&error| (0, error.clone())).collect();
-            Problem::of_publishing(&failed, all).kind
-        };
-        assert_eq!(kind(&[&unknown], 1), "outcome-unknown");
-        assert_eq!(kind(&[&unsent], 1), "not-published");
-        assert_eq!(kind(&[&refused], 1), "publish-refused");
-        assert_eq!(kind(&[&refused], 2), "outcome-unknown");
-        assert_eq!(kind(&[&unsent, &unknown], 2), "outcome-unknown");
+        let kind = |error: NotPublished| Problem::of_publishing(&error).kind;
+        let cause = String::new;
+        assert_eq!(kind(NotPublished::Unknown(cause())), "outcome-unknown");
+        assert_eq!(kind(NotPublished::Unavailable(cause())), "not-published");
+        assert_eq!(kind(NotPublished::Refused(cause())), "publish-refused");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::kafka::{Ends, Source};
 use crate::metrics::ServiceMetrics;
 use crate::runtime::Component;
-use crate::state::Tables;
+use crate::state::State;
 
 /// An immutable pair of component and manifest, compiled and checked. There is
 /// no way to make one that has not passed all checks (`deploy`).
@@ -51,20 +51,20 @@ pub struct Service {
     board: Board,
     /// Counters of this service.
     pub metrics: ServiceMetrics,
-    /// Its committed state on this host; empty unless it is granted.
-    pub tables: Arc<Tables>,
+    /// Its state on this host; empty unless it is granted.
+    pub state: State,
 }
 
 impl Service {
     /// A service with its first revision.
-    pub fn new(revision: Arc<Revision>, metrics: ServiceMetrics, tables: Arc<Tables>) -> Service {
+    pub fn new(revision: Arc<Revision>, metrics: ServiceMetrics, state: State) -> Service {
         Service {
             name: revision.manifest.name.clone(),
             current: ArcSwap::new(revision),
             swaps: watch::Sender::new(0),
             board: Board::default(),
             metrics,
-            tables,
+            state,
         }
     }
 
@@ -111,6 +111,8 @@ struct Inner {
     ends: Ends,
     /// Why the service does not consume at all, if it should.
     trouble: Option<String>,
+    /// Why all of it was stopped.
+    halted: Option<String>,
 }
 
 struct Note {
@@ -133,6 +135,36 @@ impl Board {
             failed: None,
         };
         self.inner.lock().partitions.insert(source, note);
+    }
+
+    /// The state of a partition's shard is being brought up to date.
+    pub fn restoring(&self, source: &Source) {
+        self.waits(source, "its state is being restored");
+    }
+
+    /// Partitions of the same shard are with other hosts.
+    pub fn apart(&self, source: &Source) {
+        self.waits(
+            source,
+            "partitions that belong together are with several hosts",
+        );
+    }
+
+    fn waits(&self, source: &Source, why: &str) {
+        if let Some(note) = self.inner.lock().partitions.get_mut(source) {
+            note.status = Status::Starting;
+            note.error = Some(why.to_owned());
+        }
+    }
+
+    /// A partition's events are run, from here on.
+    pub fn running(&self, source: &Source, position: i64) {
+        self.took(source.clone(), position);
+    }
+
+    /// All partitions were stopped, or are not any more.
+    pub fn halted(&self, why: Option<String>) {
+        self.inner.lock().halted = why;
     }
 
     /// A partition is not consumed by this host any more.
@@ -196,6 +228,8 @@ impl Board {
         let shown = inner.partitions.iter().map(|(source, note)| Partition {
             topic: source.0.to_string(),
             partition: source.1,
+            owner: None,
+            here: true,
             position: note.position,
             lag: lag(note.position, inner.ends.get(source).copied()),
             status: note.status,
@@ -212,6 +246,9 @@ impl Board {
             .partitions
             .values()
             .max_by_key(|note| rank(note.status));
+        if let Some(why) = &inner.halted {
+            return (Status::Blocked, Some(why.clone()));
+        }
         match (worst, &inner.trouble) {
             (_, Some(trouble)) => (Status::Starting, Some(trouble.clone())),
             (None, None) => (Status::Starting, None),

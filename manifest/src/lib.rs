@@ -37,6 +37,8 @@ pub struct Manifest {
     pub http: Option<Http>,
     /// The consumer group, where it isn't the name: see [`Manifest::group`].
     pub group: Option<String>,
+    /// How the effects of its events are made durable.
+    pub delivery: Delivery,
     /// The topics it consumes. No topic is there twice.
     pub subscribe: Vec<Subscription>,
     /// What it may do beyond answering.
@@ -98,6 +100,18 @@ pub struct Subscription {
     pub topic: String,
     /// Where a group that has no position yet begins.
     pub start: Start,
+}
+
+/// How the effects of events are made durable. The embedded broker has no
+/// transactions, and gives [`Delivery::AtLeastOnce`] whatever is said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// Events, rows and offset in one Kafka transaction: each event counts once,
+    /// whatever dies.
+    #[default]
+    ExactlyOnce,
+    /// One after the other: after a crash, what was not finished is done again.
+    AtLeastOnce,
 }
 
 /// Where a consumer group without a position begins.

@@ -12,7 +12,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 use crate::rules::{self, Fault};
 use crate::units;
 use crate::{
-    Grants, Http, Limits, MAX_SIZE, Manifest, ManifestError, Problem, Route, Start, Subscription,
+    Delivery, Grants, Http, Limits, MAX_SIZE, Manifest, ManifestError, Problem, Route, Start, Subscription,
 };
 
 type Span = Range<usize>;
@@ -29,6 +29,7 @@ const KEYS: [(&str, &[&str]); 5] = [
             "name",
             "description",
             "group",
+            "delivery",
             "http",
             "subscribe",
             "grants",
@@ -109,6 +110,7 @@ impl<'t> Reader<'t> {
         let description = self.string(root, "description").map(|(text, _)| text);
         let http = self.table(root, "http").map(|table| self.http(table));
         let group = self.group(root);
+        let delivery = self.delivery(root);
         let subscribe = self.subscribe(root);
         let grants = self.table(root, "grants").map(|table| self.grants(table));
         let limits = self.table(root, "limits").map(|table| self.limits(table));
@@ -132,6 +134,7 @@ impl<'t> Reader<'t> {
             description: description.unwrap_or_default(),
             http,
             group,
+            delivery,
             subscribe,
             grants,
             limits: limits.unwrap_or_default(),
@@ -181,6 +184,22 @@ impl<'t> Reader<'t> {
             );
         }
         Some(group)
+    }
+
+    fn delivery(&mut self, root: &DeTable<'_>) -> Delivery {
+        match self.string(root, "delivery") {
+            None => Delivery::default(),
+            Some((text, _)) if text == "exactly-once" => Delivery::ExactlyOnce,
+            Some((text, _)) if text == "at-least-once" => Delivery::AtLeastOnce,
+            Some((text, span)) => {
+                self.problem(
+                    span,
+                    format!("delivery cannot be {text:?}"),
+                    "write \"exactly-once\" (the default) or \"at-least-once\"".to_owned(),
+                );
+                Delivery::default()
+            }
+        }
     }
 
     fn http(&mut self, (table, header): (&DeTable<'_>, Span)) -> Http {

@@ -69,7 +69,24 @@ pub(crate) fn check_grant(topic: &str) -> Result<(), Fault> {
                 .to_owned(),
         ));
     }
+    if let Some(service) = changelog_of(topic) {
+        return Err((
+            format!("{topic:?} is not a topic that a service may publish to"),
+            format!(
+                "it is the changelog of the state of the service \"{service}\": changelogs are \
+                 written by the host alone, from what handlers put into tables"
+            ),
+        ));
+    }
     Ok(())
+}
+
+/// The service whose state's changelog this topic is: `<service>.state.<number>`.
+fn changelog_of(topic: &str) -> Option<&str> {
+    let (rest, generation) = topic.rsplit_once('.')?;
+    let service = rest.strip_suffix(".state")?;
+    let number = !generation.is_empty() && generation.bytes().all(|byte| byte.is_ascii_digit());
+    (number && check_name(service).is_ok()).then_some(service)
 }
 
 /// Reads a route: a path prefix, with a host name before it or not.
@@ -227,6 +244,27 @@ mod tests {
         assert!(check_grant("tidemill.deployments").is_err());
         assert!(check_grant("__consumer_offsets").is_err());
         assert!(check_grant("tidemill").is_ok());
+    }
+
+    #[test]
+    fn changelogs_are_known_by_their_names() {
+        assert_eq!(changelog_of("order.state.1"), Some("order"));
+        assert_eq!(changelog_of("my-shop.state.12"), Some("my-shop"));
+        for other in [
+            "order.state",
+            "order.state.",
+            "order.state.x",
+            "order.state.-1",
+            "order.state.1.old",
+            "state.1",
+            ".state.1",
+            "my.shop.state.1",
+            "Order.state.1",
+            "order_state_1",
+        ] {
+            assert_eq!(changelog_of(other), None, "{other}");
+            assert!(check_grant(other).is_ok(), "{other}");
+        }
     }
 
     #[test]

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tidemill_manifest::{
-    Grants, Http, Limits, MAX_SIZE, Manifest, Route, Start, Subscription, embed, embedded,
+    Delivery, Grants, Http, Limits, MAX_SIZE, Manifest, Route, Start, Subscription, embed, embedded,
 };
 
 const EVERYTHING: &str = r#"
 name = "order"
 description = "Orders, made from users"
 group = "orders.v2"
+delivery = "at-least-once"
 
 [http]
 routes = ["/orders", "api.example.com/v1/orders", "shop.example.com/"]
@@ -59,6 +60,7 @@ fn everything_is_read() {
             ],
         }),
         group: Some("orders.v2".to_owned()),
+        delivery: Delivery::AtLeastOnce,
         subscribe: vec![
             Subscription {
                 topic: "user_topic".to_owned(),
@@ -98,9 +100,23 @@ fn the_least_gets_safe_defaults() {
     let manifest = Manifest::parse(text, "service.toml").expect("it is valid");
     assert_eq!(manifest.group(), "hello");
     assert_eq!(manifest.description, "");
+    assert_eq!(manifest.delivery, Delivery::ExactlyOnce);
     assert_eq!(manifest.grants, Grants::default());
     assert!(!manifest.grants.state && manifest.grants.publish.is_empty());
     assert_eq!(manifest.limits, Limits::default());
+}
+
+#[test]
+fn delivery_is_said_in_words() {
+    for (word, delivery) in [
+        ("exactly-once", Delivery::ExactlyOnce),
+        ("at-least-once", Delivery::AtLeastOnce),
+    ] {
+        let text =
+            format!("name = \"a\"\ndelivery = \"{word}\"\n[[subscribe]]\ntopic = \"t\"\n");
+        let manifest = Manifest::parse(&text, "service.toml").expect("it is valid");
+        assert_eq!(manifest.delivery, delivery);
+    }
 }
 
 #[test]

@@ -46,7 +46,7 @@ pub(super) async fn run(
             }
             let view = if revision.manifest.grants.state {
                 View::Shard {
-                    tables: service.tables.clone(),
+                    tables: service.state.reading(),
                     shard: event.partition,
                     pending: Arc::default(),
                 }

@@ -1,6 +1,6 @@
 //! What the admin API says of a service.
 
-use tidemill_cli::api::{Detail, Status, Summary};
+use tidemill_cli::api::{Delivery, Detail, Status, Summary};
 
 use crate::host::{routes, subscribes};
 use crate::service::Service;
@@ -40,6 +40,10 @@ pub(super) fn detail(service: &Service) -> Detail {
         exports: revision.component.exported().to_vec(),
         manifest: revision.manifest_text.clone(),
         group: consumes.then(|| manifest.group().to_owned()),
+        delivery: Delivery::ExactlyOnce,
         partitions: service.board().partitions(),
+        state: None,
+        commits: service.metrics.commits(),
+        trouble: None,
     }
 }

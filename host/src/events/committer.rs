@@ -1,45 +1,71 @@
 //! The committer of a service: makes effects durable, group after group.
 //!
 //! A group is what has been done when the one before it is committed: a slow
-//! broker makes larger groups, a fast one shorter waits. The order is what
-//! at-least-once needs: events acknowledged by all in-sync replicas, then rows
-//! and offsets in one write of the store, then the offsets at the broker.
-//! Whatever is interrupted in between is done again, with the same effects, or
-//! after a restart by running the events again.
+//! broker makes larger groups, a fast one shorter waits.
+//!
+//! Exactly once: published events, rows and offsets are one transaction. If it is
+//! aborted, the same effects go into the next, as long as the terms hold in which
+//! they came about. If nobody knows what became of it, the committer ends, and
+//! with it everything that this host has in memory of the service.
+//!
+//! At least once: events and rows are acknowledged first, then offsets committed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::group::{Done, Settled, settle};
-use crate::kafka::{Consumer, PublishError, Publisher};
-use crate::metrics::ServiceMetrics;
-use crate::state::Tables;
+use super::group::{Done, Shard, Sum, refuse, sum, tell_committed};
+use crate::effects::Message;
+use crate::kafka::{
+    Aborted, Batch, Consumer, Outcome, Placed, PublishError, Publisher, Transactor,
+};
+use crate::service::Service;
+use crate::state::rows::{POSITION, record_key};
+use crate::state::{Commit, Position};
 
 /// A group has at most this many events …
-const MAX_EVENTS: usize = 10_000;
+const MAX_EVENTS: usize = 20_000;
 /// … and this many bytes of effects, but for a single event.
 const MAX_BYTES: usize = 16 << 20;
 
-/// How long to wait before trying again what the broker or the disk refused.
-const PAUSE: Duration = Duration::from_millis(250);
+/// How long to wait before trying again: at first, and at most.
+const PAUSE: Duration = Duration::from_millis(5);
+const LONGEST: Duration = Duration::from_millis(250);
+
+/// A store's write of more rows than this is not for a thread that serves others.
+const FEW_ROWS: usize = 256;
+
+/// How effects are made durable.
+pub(super) enum Means {
+    /// In transactions.
+    ExactlyOnce(Transactor),
+    /// One after the other.
+    AtLeastOnce(Arc<Publisher>),
+}
 
 /// Commits what a service's lanes hand over.
 pub(super) struct Committer {
-    pub(super) service: Arc<str>,
+    pub(super) service: Arc<Service>,
+    /// This host's id, noted beside offsets and in changelogs.
+    pub(super) host: Arc<str>,
     pub(super) done: mpsc::UnboundedReceiver<Done>,
-    pub(super) publisher: Arc<Publisher>,
+    pub(super) means: Means,
     pub(super) consumer: Arc<Consumer>,
-    /// None for a service without state.
-    pub(super) tables: Option<Arc<Tables>>,
-    pub(super) metrics: ServiceMetrics,
+}
+
+/// What became of a group is not known, or nothing can be committed any more.
+#[derive(Debug, thiserror::Error)]
+#[error("{cause}")]
+pub(super) struct Broken {
+    pub(super) cause: String,
+    pub(super) in_doubt: bool,
 }
 
 impl Committer {
-    /// Runs until all lanes are gone.
-    pub(super) async fn run(mut self) {
+    /// Runs until all lanes are gone, or it cannot go on.
+    pub(super) async fn run(mut self) -> Result<(), Broken> {
         while let Some(first) = self.done.recv().await {
             let mut bytes = first.effects.size();
             let mut group = vec![first];
@@ -50,89 +76,285 @@ impl Committer {
                 bytes += next.effects.size();
                 group.push(next);
             }
-            self.commit(group).await;
+            match &self.means {
+                Means::ExactlyOnce(transactor) => self.transact(transactor, group).await?,
+                Means::AtLeastOnce(publisher) => self.publish(publisher, group).await,
+            }
+        }
+        Ok(())
+    }
+
+    /// Only results of terms that hold are committed.
+    fn retain_current(&self, group: &mut Vec<Done>) {
+        let losses = self.consumer.losses();
+        group.retain(|done| done.origin.losses == losses && done.is_current());
+    }
+
+    /// Commits a group in transactions: one, if nothing is in the way.
+    async fn transact(&self, transactor: &Transactor, group: Vec<Done>) -> Result<(), Broken> {
+        let mut waiting: VecDeque<Done> = group.into();
+        let mut most = usize::MAX;
+        let mut pause = PAUSE;
+        while !waiting.is_empty() {
+            let started = Instant::now();
+            let mut part: Vec<Done> = waiting.drain(..most.min(waiting.len())).collect();
+            // Whatever ended a term ends this membership as well, or comes after
+            // it: offsets of a later one are never sent with results of before.
+            let membership = self.consumer.membership();
+            self.retain_current(&mut part);
+            if part.is_empty() {
+                continue;
+            }
+            let Some(membership) = membership else {
+                put_back(&mut waiting, part);
+                tokio::time::sleep(PAUSE * 10).await;
+                continue;
+            };
+            let sum = sum(&part);
+            let (messages, owners) = messages(&part);
+            let published = messages.len();
+            let (rows, position_rows) = self.rows(&sum);
+            let first_position = published + rows.len() - position_rows.len();
+            let batch = Batch {
+                messages,
+                rows,
+                offsets: Some((membership, sum.offsets.clone(), self.note())),
+            };
+            match transactor.commit(batch).await {
+                Outcome::Committed(placed) => {
+                    let ends = placed.get(first_position..).unwrap_or_default();
+                    self.keep(sum, &position_rows, ends).await;
+                    self.count(&part, published, started);
+                    tell_committed(&part);
+                    (most, pause) = (most.saturating_mul(2), PAUSE);
+                }
+                Outcome::Aborted(aborted) => {
+                    self.service.metrics.aborted();
+                    let why = self.why(&aborted, &owners);
+                    if !why.is_empty() {
+                        part = refuse(part, &why);
+                    } else if aborted.lasting && part.len() == 1 {
+                        let cause = aborted.cause.clone().unwrap_or_default();
+                        part = refuse(part, &BTreeMap::from([(0, cause)]));
+                    } else if aborted.lasting {
+                        // One of them is at fault, and nobody says which.
+                        most = part.len() / 2;
+                    } else {
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).min(LONGEST);
+                    }
+                    put_back(&mut waiting, part);
+                }
+                Outcome::Ended { cause, in_doubt } => return Err(Broken { cause, in_doubt }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Which events of a group were refused, by place, and why.
+    fn why(&self, aborted: &Aborted, owners: &[usize]) -> BTreeMap<usize, String> {
+        let service = self.service.name();
+        if let Some(cause) = &aborted.cause {
+            tracing::debug!(service, "a transaction was aborted: {cause}");
+        }
+        let refused = aborted.refused.iter().filter_map(|(message, error)| {
+            // A row that the broker refuses has no event that is named: the group
+            // is halved until it is one.
+            Some((*owners.get(*message)?, error.to_string()))
+        });
+        refused.collect()
+    }
+
+    /// Rows of a group in the changelog, those that say its positions last, and
+    /// of which shards these are.
+    fn rows(&self, sum: &Sum) -> (Vec<Message>, Vec<u32>) {
+        let mut rows = Vec::new();
+        let mut positions = Vec::new();
+        let mut shards = Vec::new();
+        for (shard, commit) in &sum.shards {
+            let Some(changelog) = &shard.changelog else {
+                continue;
+            };
+            let row = |key, value| Message {
+                topic: changelog.clone(),
+                partition: Some(shard.number().cast_signed()),
+                key: Some(key),
+                value,
+                headers: Vec::new(),
+            };
+            for ((_, (table, key)), value) in &commit.rows {
+                rows.push(row(record_key(table, key), value.clone()));
+            }
+            let position = self.position(shard, commit);
+            positions.push(row(POSITION.into(), Some(position.encode())));
+            shards.push(shard.number());
+        }
+        rows.append(&mut positions);
+        (rows, shards)
+    }
+
+    /// How far a shard is with this commit, over all its topics.
+    fn position(&self, shard: &Shard, commit: &Commit) -> Position {
+        let number = shard.number().cast_signed();
+        let mut positions = shard.held.tables().positions();
+        positions.extend(commit.positions.clone());
+        let theirs = positions
+            .into_iter()
+            .filter(|((_, partition), _)| *partition == number);
+        Position {
+            positions: theirs
+                .map(|((topic, _), offset)| (topic.to_string(), offset))
+                .collect(),
+            host: self.host.to_string(),
         }
     }
 
-    async fn commit(&self, mut group: Vec<Done>) {
+    /// What is noted beside offsets: which host committed them.
+    fn note(&self) -> Arc<str> {
+        self.host.clone()
+    }
+
+    /// Writes what is committed to this host's copy of the state. `ends` says
+    /// where in their changelogs the position rows of these shards are.
+    async fn keep(&self, sum: Sum, shards: &[u32], ends: &[Placed]) {
+        let mut checkpoints: BTreeMap<u32, i64> = BTreeMap::new();
+        for (shard, end) in shards.iter().zip(ends) {
+            // One that came without an offset leaves the checkpoint where it was:
+            // applying again in order is harmless.
+            if end.offset >= 0 {
+                checkpoints.insert(*shard, end.offset + 1);
+            }
+        }
+        for (shard, mut commit) in sum.shards {
+            let number = shard.number();
+            commit
+                .checkpoints
+                .extend(checkpoints.get(&number).map(|end| (number, *end)));
+            let few = commit.rows.len() <= FEW_ROWS;
+            let commit = Arc::new(commit);
+            loop {
+                let written = if few {
+                    shard.held.tables().commit(&commit, &[shard.held.claim()])
+                } else {
+                    let (shard, commit) = (shard.clone(), commit.clone());
+                    let write = move || shard.held.tables().commit(&commit, &[shard.held.claim()]);
+                    match tokio::task::spawn_blocking(write).await {
+                        Ok(written) => written,
+                        // The host is ending; the changelog has it.
+                        Err(_) => return,
+                    }
+                };
+                let Err(error) = written else { break };
+                let service = self.service.name();
+                tracing::error!(service, %error, "state was not written, trying again");
+                tokio::time::sleep(LONGEST).await;
+            }
+        }
+    }
+
+    fn count(&self, group: &[Done], published: usize, started: Instant) {
+        let metrics = &self.service.metrics;
+        metrics.published(published);
+        metrics.committed(group.len(), started.elapsed());
+    }
+
+    /// Makes a group durable one thing after the other.
+    async fn publish(&self, publisher: &Publisher, mut group: Vec<Done>) {
         let started = Instant::now();
-        group.retain(Done::is_current);
-        let refused = self.publish(&group).await;
+        self.retain_current(&mut group);
+        let (messages, owners) = messages(&group);
+        let refused = self.send(publisher, &group, &messages, &owners).await;
+        group = refuse(group, &refused);
         // Partitions may have been lost while the broker was waited for.
-        let (mut kept, mut kept_refused) = (Vec::with_capacity(group.len()), BTreeMap::new());
-        for (place, done) in group.into_iter().enumerate() {
-            if !done.is_current() {
-                continue;
+        self.retain_current(&mut group);
+        if group.is_empty() {
+            return;
+        }
+        let sum = sum(&group);
+        let offsets = sum.offsets.clone();
+        let (rows, shards) = self.rows(&sum);
+        let mut ends = Vec::new();
+        while !rows.is_empty() {
+            let published = publisher.publish(rows.iter()).await;
+            if published.failed.is_empty() {
+                ends = published.placed;
+                break;
             }
-            if let Some(cause) = refused.get(&place) {
-                kept_refused.insert(kept.len(), cause.clone());
+            self.retain_current(&mut group);
+            if group.is_empty() {
+                return;
             }
-            kept.push(done);
-        }
-        let Settled {
-            commit,
-            replies,
-            events,
-        } = settle(kept, &kept_refused);
-        if let Some(tables) = &self.tables {
-            while let Err(error) = tables.commit(&commit) {
-                tracing::error!(service = &*self.service, %error, "state was not written, trying again");
-                tokio::time::sleep(PAUSE).await;
+            if let Some((_, error)) = published.failed.first() {
+                let service = self.service.name();
+                tracing::warn!(service, %error, "rows were not written to the changelog, trying again");
             }
+            tokio::time::sleep(LONGEST).await;
         }
-        // The store's offsets are the ones that count for a service with state,
-        // and for one without, an older offset only means running events again.
-        if let Err(error) = self.consumer.commit(&commit.positions, false) {
-            tracing::debug!(service = &*self.service, %error, "offsets were not committed");
+        let first_position = ends.len().saturating_sub(shards.len());
+        let ends = ends.get(first_position..).unwrap_or_default();
+        self.keep(sum, &shards, ends).await;
+        if let Err(error) = self.consumer.commit(&offsets, &self.note(), false) {
+            tracing::debug!(service = self.service.name(), %error, "offsets were not committed");
         }
-        if events > 0 {
-            self.metrics.committed(events, started.elapsed());
-        }
-        for (origin, reply) in replies {
-            // A lane that has ended needs no answer.
-            let _ = origin.replies.send(reply);
-        }
+        self.count(&group, messages.len() - refused.len(), started);
+        tell_committed(&group);
     }
 
     /// Publishes the events of a group. Returns those that the broker refuses,
     /// by the place of who published them; everything else is acknowledged, or
     /// belongs to lanes that have lost their partitions meanwhile.
-    async fn publish(&self, group: &[Done]) -> BTreeMap<usize, String> {
+    async fn send(
+        &self,
+        publisher: &Publisher,
+        group: &[Done],
+        messages: &[Message],
+        owners: &[usize],
+    ) -> BTreeMap<usize, String> {
         let mut refused = BTreeMap::new();
-        let mut left: Vec<(usize, usize)> = group
-            .iter()
-            .enumerate()
-            .flat_map(|(place, done)| (0..done.effects.messages.len()).map(move |m| (place, m)))
-            .collect();
-        let mut published = 0;
+        let mut left: Vec<usize> = (0..messages.len()).collect();
         while !left.is_empty() {
-            let messages = left
-                .iter()
-                .map(|(place, message)| &group[*place].effects.messages[*message]);
-            let failed = self.publisher.publish(messages).await;
-            published += left.len() - failed.len();
-            let mut again = Vec::new();
-            for (index, error) in failed {
-                let (place, message) = left[index];
-                match error {
-                    PublishError::Refused { .. } => {
-                        refused.insert(place, error.to_string());
-                    }
-                    PublishError::NotSent { .. } | PublishError::Unknown { .. } => {
-                        if group[place].is_current() {
-                            tracing::debug!(service = &*self.service, %error, "publishing again");
-                            again.push((place, message));
-                        }
-                    }
+            let sent = left.iter().filter_map(|message| messages.get(*message));
+            let sent: Vec<&Message> = sent.collect();
+            let failed = publisher.publish(sent.into_iter()).await.failed;
+            let mut again = BTreeSet::new();
+            for (place, error) in failed {
+                let Some((message, owner)) = left
+                    .get(place)
+                    .and_then(|message| Some((*message, *owners.get(*message)?)))
+                else {
+                    continue;
+                };
+                if let PublishError::Refused { .. } = error {
+                    refused.insert(owner, error.to_string());
+                } else if group.get(owner).is_some_and(Done::is_current) {
+                    tracing::debug!(service = self.service.name(), %error, "publishing again");
+                    again.insert(message);
                 }
             }
-            again.sort_unstable();
-            left = again;
+            left = again.into_iter().collect();
             if !left.is_empty() {
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(LONGEST).await;
             }
         }
-        self.metrics.published(published);
         refused
+    }
+}
+
+/// All that a group published, and whose each is, by place.
+fn messages(group: &[Done]) -> (Vec<Message>, Vec<usize>) {
+    let mut messages = Vec::new();
+    let mut owners = Vec::new();
+    for (place, done) in group.iter().enumerate() {
+        for message in &done.effects.messages {
+            messages.push(message.clone());
+            owners.push(place);
+        }
+    }
+    (messages, owners)
+}
+
+fn put_back(waiting: &mut VecDeque<Done>, part: Vec<Done>) {
+    for done in part.into_iter().rev() {
+        waiting.push_front(done);
     }
 }

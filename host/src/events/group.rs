@@ -1,12 +1,14 @@
 //! A group: invocations whose effects are committed together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use crate::effects::Effects;
+use crate::follower::Held;
 use crate::kafka::Source;
 use crate::state::Commit;
 
@@ -20,24 +22,52 @@ pub(super) enum Reply {
     Refused(u64, String),
 }
 
-/// A lane, as the committer knows it.
-#[derive(Debug)]
+/// The shard that a lane writes.
+#[derive(Clone)]
+pub(super) struct Shard {
+    /// The right to write it, for this term of ownership.
+    pub(super) held: Arc<Held>,
+    /// Where its rows go as well; nowhere on the embedded broker.
+    pub(super) changelog: Option<Arc<str>>,
+}
+
+impl Shard {
+    pub(super) fn number(&self) -> u32 {
+        self.held.claim().shard
+    }
+}
+
+/// A lane, as the committer knows it. There is a new one for each term of
+/// ownership.
 pub(super) struct Origin {
     /// Where answers go.
     pub(super) replies: mpsc::UnboundedSender<Reply>,
+    /// None for a service without state.
+    pub(super) shard: Option<Shard>,
+    /// How often this member had lost partitions when the lane began.
+    pub(super) losses: u64,
     /// The term whose results may be committed: one more with each refusal. The
     /// lane counts along as it hears of them; results of earlier terms ran on
     /// something that turned out wrong.
     term: AtomicU32,
+    /// By term: the number whose refusal ended it.
+    refusals: Mutex<Vec<u64>>,
     /// Whether the lane still owns its partitions.
     owned: AtomicBool,
 }
 
 impl Origin {
-    pub(super) fn new(replies: mpsc::UnboundedSender<Reply>) -> Origin {
+    pub(super) fn new(
+        replies: mpsc::UnboundedSender<Reply>,
+        shard: Option<Shard>,
+        losses: u64,
+    ) -> Origin {
         Origin {
             replies,
+            shard,
+            losses,
             term: AtomicU32::new(0),
+            refusals: Mutex::default(),
             owned: AtomicBool::new(true),
         }
     }
@@ -51,89 +81,128 @@ impl Origin {
     pub(super) fn disown(&self) {
         self.owned.store(false, Ordering::Release);
     }
+
+    /// Whether a result is right: none before it in this lane was refused after
+    /// it had run.
+    fn is_right(&self, term: u32, number: u64) -> bool {
+        let since = usize::try_from(term).unwrap_or(usize::MAX);
+        term == self.term()
+            || self
+                .refusals
+                .lock()
+                .iter()
+                .skip(since)
+                .all(|refused| number < *refused)
+    }
+
+    /// The effects of this number were refused.
+    fn refuse(&self, number: u64, cause: String) {
+        let mut refusals = self.refusals.lock();
+        refusals.push(number);
+        self.term.fetch_add(1, Ordering::AcqRel);
+        drop(refusals);
+        self.tell(Reply::Refused(number, cause));
+    }
+
+    fn tell(&self, reply: Reply) {
+        // A lane that has ended needs no answer.
+        let _ = self.replies.send(reply);
+    }
 }
 
 /// An event that ran well.
-#[derive(Debug)]
 pub(super) struct Done {
     pub(super) origin: Arc<Origin>,
     pub(super) term: u32,
     pub(super) number: u64,
     pub(super) source: Source,
     pub(super) offset: i64,
+    /// The offset to commit to the group with it: of the event behind it, or, of
+    /// an event that is replayed, where the group is already.
+    pub(super) group_offset: i64,
     pub(super) effects: Effects,
 }
 
 impl Done {
     /// Whether it may still be committed.
     pub(super) fn is_current(&self) -> bool {
-        self.origin.owned.load(Ordering::Acquire) && self.term == self.origin.term()
+        self.origin.owned.load(Ordering::Acquire) && self.origin.is_right(self.term, self.number)
     }
 }
 
-/// What to make durable and whom to tell.
-#[derive(Debug, Default)]
-pub(super) struct Settled {
-    pub(super) commit: Commit,
-    pub(super) replies: Vec<(Arc<Origin>, Reply)>,
-    pub(super) events: usize,
-}
-
-/// Decides what of a group is committed, when the effects of some of it (by
-/// place) were refused. What a lane ran after a refused event is not: it ran on
-/// results that will never be. Other lanes are not touched.
+/// Takes out of a group what was refused (by place), and what its lanes ran after
+/// it: that ran on results that will never be. Other lanes are not touched.
 ///
-/// Ends the term of each lane with a refused event.
-pub(super) fn settle(group: Vec<Done>, refused: &BTreeMap<usize, String>) -> Settled {
-    let mut settled = Settled::default();
-    // By lane: the last number that is committed, and the first refused one.
-    let mut lanes: BTreeMap<*const Origin, Lane> = BTreeMap::new();
+/// Ends the term of each lane with a refused event, and tells it.
+pub(super) fn refuse(group: Vec<Done>, refused: &BTreeMap<usize, String>) -> Vec<Done> {
+    let mut ended: BTreeSet<*const Origin> = BTreeSet::new();
+    let mut kept = Vec::with_capacity(group.len());
+    let mut told = Vec::new();
     for (place, done) in group.into_iter().enumerate() {
-        let lane = lanes
-            .entry(Arc::as_ptr(&done.origin))
-            .or_insert_with(|| Lane {
-                origin: done.origin.clone(),
-                committed: None,
-                refused: None,
-            });
-        if lane.refused.is_some() {
+        let lane = Arc::as_ptr(&done.origin);
+        if ended.contains(&lane) {
             continue;
         }
-        if let Some(cause) = refused.get(&place) {
-            lane.refused = Some((done.number, cause.clone()));
-            continue;
-        }
-        lane.committed = Some(done.number);
-        settled.events += 1;
-        // Shard i belongs to partition i; a row that several events wrote is
-        // written once, with its last value.
-        let shard = u32::try_from(done.source.1).unwrap_or_default();
-        for (row, value) in done.effects.rows {
-            settled.commit.rows.insert((shard, row), value);
-        }
-        settled
-            .commit
-            .positions
-            .insert(done.source, done.offset + 1);
-    }
-    for lane in lanes.into_values() {
-        if let Some(number) = lane.committed {
-            let reply = Reply::Committed(number);
-            settled.replies.push((lane.origin.clone(), reply));
-        }
-        if let Some((number, cause)) = lane.refused {
-            lane.origin.term.fetch_add(1, Ordering::AcqRel);
-            let reply = Reply::Refused(number, cause);
-            settled.replies.push((lane.origin, reply));
+        match refused.get(&place) {
+            Some(cause) => {
+                ended.insert(lane);
+                told.push((done.origin, done.number, cause.clone()));
+            }
+            None => kept.push(done),
         }
     }
-    settled
+    for (origin, number, cause) in told {
+        origin.refuse(number, cause);
+    }
+    kept
 }
 
-struct Lane {
-    origin: Arc<Origin>,
-    committed: Option<u64>,
-    refused: Option<(u64, String)>,
+/// What a group comes to.
+#[derive(Default)]
+pub(super) struct Sum {
+    /// Rows and positions by the lane that wrote them. A row that several events
+    /// wrote is there once, with its last value.
+    pub(super) shards: Vec<(Shard, Commit)>,
+    /// What to commit to the consumer group.
+    pub(super) offsets: BTreeMap<Source, i64>,
+}
+
+/// Adds up a group.
+pub(super) fn sum(group: &[Done]) -> Sum {
+    let mut sum = Sum::default();
+    let mut lanes: BTreeMap<*const Origin, usize> = BTreeMap::new();
+    for done in group {
+        sum.offsets.insert(done.source.clone(), done.group_offset);
+        let Some(shard) = &done.origin.shard else {
+            continue;
+        };
+        let lane = *lanes.entry(Arc::as_ptr(&done.origin)).or_insert_with(|| {
+            sum.shards.push((shard.clone(), Commit::default()));
+            sum.shards.len() - 1
+        });
+        let Some((shard, commit)) = sum.shards.get_mut(lane) else {
+            continue;
+        };
+        for (row, value) in &done.effects.rows {
+            let row = (shard.number(), row.clone());
+            commit.rows.insert(row, value.clone());
+        }
+        commit
+            .positions
+            .insert(done.source.clone(), done.offset + 1);
+    }
+    sum
+}
+
+/// Tells the lanes of a group that it is committed.
+pub(super) fn tell_committed(group: &[Done]) {
+    let mut lanes: BTreeMap<*const Origin, &Done> = BTreeMap::new();
+    for done in group {
+        lanes.insert(Arc::as_ptr(&done.origin), done);
+    }
+    for done in lanes.into_values() {
+        done.origin.tell(Reply::Committed(done.number));
+    }
 }
 
 #[cfg(test)]
@@ -141,79 +210,100 @@ mod tests {
     use super::*;
     use bytes::Bytes;
 
-    fn lane() -> Arc<Origin> {
-        Arc::new(Origin::new(mpsc::unbounded_channel().0))
+    struct Lane {
+        origin: Arc<Origin>,
+        replies: mpsc::UnboundedReceiver<Reply>,
     }
 
-    fn done(origin: &Arc<Origin>, partition: i32, number: u64, value: &'static str) -> Done {
-        let row = ("t".to_owned(), Bytes::from_static(b"k"));
-        let value = Some(Bytes::from_static(value.as_bytes()));
-        Done {
-            origin: origin.clone(),
-            term: origin.term(),
-            number,
-            source: ("topic".into(), partition),
-            offset: 100 + number as i64,
-            effects: Effects {
-                rows: BTreeMap::from([(row, value)]),
-                ..Effects::default()
-            },
+    fn lane(shard: Option<Shard>) -> Lane {
+        let (told, replies) = mpsc::unbounded_channel();
+        let origin = Arc::new(Origin::new(told, shard, 0));
+        Lane { origin, replies }
+    }
+
+    impl Lane {
+        fn done(&self, partition: i32, number: u64, value: &'static str) -> Done {
+            let row = ("t".to_owned(), Bytes::from_static(b"k"));
+            let value = Some(Bytes::from_static(value.as_bytes()));
+            let offset = 100 + number.cast_signed();
+            Done {
+                origin: self.origin.clone(),
+                term: self.origin.term(),
+                number,
+                source: ("topic".into(), partition),
+                offset,
+                group_offset: offset + 1,
+                effects: Effects {
+                    rows: BTreeMap::from([(row, value)]),
+                    ..Effects::default()
+                },
+            }
         }
-    }
 
-    fn replies(settled: &Settled, to: &Arc<Origin>) -> Vec<String> {
-        let theirs = settled.replies.iter().filter(|(o, _)| Arc::ptr_eq(o, to));
-        theirs.map(|(_, reply)| format!("{reply:?}")).collect()
+        fn heard(&mut self) -> Vec<String> {
+            let heard = std::iter::from_fn(|| self.replies.try_recv().ok());
+            heard.map(|reply| format!("{reply:?}")).collect()
+        }
     }
 
     #[test]
     fn a_row_is_written_once_with_its_last_value_and_the_offset_behind_the_last_event() {
-        let a = lane();
-        let settled = settle(
-            vec![done(&a, 3, 0, "1"), done(&a, 3, 1, "2")],
-            &BTreeMap::new(),
-        );
-        assert_eq!(settled.events, 2);
-        assert_eq!(settled.commit.rows.len(), 1);
-        let ((shard, _), value) = settled.commit.rows.first_key_value().unwrap();
+        let store = crate::state::Store::open(&crate::testing::folder("group")).unwrap();
+        let tables = store.tables("s", 1).unwrap();
+        let mut a = lane(Some(Shard {
+            held: Arc::new(Held::alone(tables, 3)),
+            changelog: None,
+        }));
+        let group = [a.done(3, 0, "1"), a.done(3, 1, "2")];
+        let sum = sum(&group);
+        assert_eq!(sum.shards.len(), 1);
+        let commit = &sum.shards[0].1;
+        assert_eq!(commit.rows.len(), 1);
+        let ((shard, _), value) = commit.rows.first_key_value().unwrap();
         assert_eq!((*shard, value.as_deref()), (3, Some(&b"2"[..])));
-        assert_eq!(settled.commit.positions[&("topic".into(), 3)], 102);
-        assert_eq!(replies(&settled, &a), ["Committed(1)"]);
+        assert_eq!(commit.positions[&("topic".into(), 3)], 102);
+        assert_eq!(sum.offsets[&("topic".into(), 3)], 102);
+        tell_committed(&group);
+        assert_eq!(a.heard(), ["Committed(1)"]);
     }
 
     #[test]
-    fn a_refused_event_holds_back_what_ran_on_it_and_nothing_else() {
-        let (a, b) = (lane(), lane());
+    fn a_refused_event_takes_with_it_what_ran_on_it_and_nothing_else() {
+        let (mut a, mut b) = (lane(None), lane(None));
         let group = vec![
-            done(&a, 0, 0, "a0"),
-            done(&b, 1, 0, "b0"),
-            done(&a, 0, 1, "a1"),
-            done(&a, 0, 2, "a2"),
-            done(&b, 1, 1, "b1"),
+            a.done(0, 0, "a0"),
+            b.done(1, 0, "b0"),
+            a.done(0, 1, "a1"),
+            a.done(0, 2, "a2"),
+            b.done(1, 1, "b1"),
         ];
-        let refused = BTreeMap::from([(2, "too large".to_owned())]);
-        let late = done(&a, 0, 3, "a3");
-        let settled = settle(group, &refused);
-        assert_eq!(settled.events, 3);
-        assert_eq!(settled.commit.positions[&("topic".into(), 0)], 101);
-        assert_eq!(settled.commit.positions[&("topic".into(), 1)], 102);
-        assert_eq!(
-            replies(&settled, &a),
-            ["Committed(0)", r#"Refused(1, "too large")"#]
-        );
-        assert_eq!(replies(&settled, &b), ["Committed(1)"]);
+        let late = a.done(0, 3, "a3");
+        let kept = refuse(group, &BTreeMap::from([(2, "too large".to_owned())]));
+        let sum = sum(&kept);
+        assert_eq!(kept.len(), 3);
+        assert_eq!(sum.offsets[&("topic".into(), 0)], 101);
+        assert_eq!(sum.offsets[&("topic".into(), 1)], 102);
+        tell_committed(&kept);
+        let told = [r#"Refused(1, "too large")"#, "Committed(0)"];
+        assert_eq!(a.heard(), told);
+        assert_eq!(b.heard(), ["Committed(1)"]);
         // What that lane had run meanwhile is of an ended term.
         assert!(!late.is_current());
-        assert!(done(&a, 0, 1, "again").is_current());
-        assert!(done(&b, 1, 2, "b2").is_current());
+        // What it had run before stays right, unless it is refused as well.
+        assert!(kept[0].is_current());
+        let again = a.done(0, 4, "again");
+        refuse(kept, &BTreeMap::from([(0, "too large".to_owned())]));
+        assert!(!again.is_current());
+        assert!(a.done(0, 1, "again").is_current());
+        assert!(b.done(1, 2, "b2").is_current());
     }
 
     #[test]
     fn nothing_of_a_lane_that_lost_its_partitions_is_current() {
-        let a = lane();
-        let ran = done(&a, 0, 0, "a");
+        let a = lane(None);
+        let ran = a.done(0, 0, "a");
         assert!(ran.is_current());
-        a.disown();
+        a.origin.disown();
         assert!(!ran.is_current());
     }
 }

@@ -5,6 +5,7 @@
 //! events before it wrote, whether that is committed yet or not, and hands its
 //! effects to the committer. It reads no more while enough is on its way.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use crate::dispatch;
 use crate::invocation::{Event, Failure};
 use crate::kafka::{Cluster, Consumer, Queue, Received, Source};
 use crate::service::Service;
-use crate::state::{Overlay, Tables, View};
+use crate::state::{Overlay, View};
 
 /// What a lane is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +45,9 @@ pub(super) struct Ties {
     pub(super) orders: watch::Receiver<Order>,
     /// Changes when another revision is current.
     pub(super) swaps: watch::Receiver<u64>,
-    /// None for a service without state.
-    pub(super) tables: Option<Arc<Tables>>,
+    /// Events before these offsets are run for their rows alone: what they
+    /// published has been published.
+    pub(super) quiet_until: BTreeMap<Source, i64>,
 }
 
 /// One lane at work.
@@ -142,10 +144,10 @@ impl Lane {
 
     /// Runs one event.
     async fn handle(&mut self, event: Event) {
-        let view = match &self.ties.tables {
-            Some(tables) => View::Shard {
-                tables: tables.clone(),
-                shard: event.partition.try_into().unwrap_or_default(),
+        let view = match &self.ties.origin.shard {
+            Some(shard) => View::Shard {
+                tables: shard.held.tables().clone(),
+                shard: shard.number(),
                 pending: self.pending.clone(),
             },
             None => View::NotGranted,
@@ -153,9 +155,16 @@ impl Lane {
         let attempt = self.line.attempt(&event);
         let revision = self.ties.service.current();
         match dispatch::event(&self.ties.service, &revision, &event, attempt, view).await {
-            Ok(effects) => {
+            Ok(mut effects) => {
                 let source = (event.topic.clone(), event.partition);
                 let offset = event.offset;
+                let mut group_offset = offset + 1;
+                if let Some(until) = self.ties.quiet_until.get(&source)
+                    && offset < *until
+                {
+                    effects.messages.clear();
+                    group_offset = *until;
+                }
                 let number = self.line.ran(event);
                 if !effects.rows.is_empty() {
                     self.pending.lock().write(number, &effects.rows);
@@ -167,6 +176,7 @@ impl Lane {
                     number,
                     source,
                     offset,
+                    group_offset,
                     effects,
                 });
             }

@@ -1,18 +1,21 @@
 //! Consuming: from a partition's events to committed effects.
 //!
-//! A `subscription` is a service's membership in its group; it starts a `lane`
-//! for what it is assigned. A lane runs events one after another, on top of what
-//! those before them wrote, and hands each one's effects to the service's
-//! `committer`. The committer makes a `group` of all that is done meanwhile
-//! durable: events acknowledged, then rows and offsets in one write, then the
-//! offsets at the broker. What the lane may commit or must run again is kept by
-//! `line`; what a failure means is decided by `policy`. Both are pure.
+//! A `subscription` is one membership in a consumer group after another. A
+//! `member` has the partitions that this host was given; `ownership` decides
+//! which of them it runs. It starts a `lane` for each shard. A lane runs events
+//! one after another, on top of what those before them wrote, and hands each
+//! one's effects to the service's `committer`. The committer makes a `group` of
+//! all that is done meanwhile durable, in one transaction. What the lane may
+//! commit or must run again is kept by `line`; what a failure means is decided by
+//! `policy`. `ownership`, `group`, `line` and `policy` are pure.
 
 mod committer;
 mod group;
 mod lane;
 mod line;
+mod member;
+mod ownership;
 pub mod policy;
 mod subscription;
 
-pub use subscription::Subscription;
+pub use subscription::{Shared, Subscription, delivery};

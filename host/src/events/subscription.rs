@@ -1,81 +1,114 @@
-//! A service's subscription: its membership in the consumer group, the lanes of
-//! the partitions it was assigned, and their committer.
+//! A service's subscription: one membership in its consumer group after another.
+//!
+//! A membership ends when the subscription is stopped, or when it cannot go on:
+//! then nothing is taken from memory, and the next one begins with what Kafka
+//! has.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidemill_manifest::{Manifest, Start as Begin};
-use tokio::sync::{mpsc, oneshot, watch};
+use tidemill_manifest::{Delivery, Manifest};
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
-use super::committer::Committer;
-use super::group::{Done, Origin};
-use super::lane::{Lane, Order, Ties};
-use crate::kafka::{Change, Cluster, Consumer, Ends, KafkaError, Publisher, Source};
+use super::committer::Means;
+use super::member::{End, Member};
+use crate::follower::Follower;
+use crate::kafka::{Cluster, KafkaError, Publisher, Transactor, changelog};
 use crate::service::Service;
-use crate::state::{Commit, StoreError, Tables};
+use crate::state::StoreError;
 
-/// How long revoked partitions may take to finish what runs on them. Below the
-/// time in which the broker waits for a rebalance.
-const DRAIN: Duration = Duration::from_secs(20);
+/// How long to wait before the next try: at first, and at most.
+const PAUSE: Duration = Duration::from_millis(250);
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// What all subscriptions of a host share.
+#[derive(Clone)]
+pub struct Shared {
+    /// The Kafka cluster.
+    pub cluster: Arc<Cluster>,
+    /// Its id.
+    pub cluster_id: Arc<str>,
+    /// This host's id.
+    pub host_id: Arc<str>,
+    /// The producer without transactions.
+    pub publisher: Arc<Publisher>,
+    /// What keeps copies of state.
+    pub follower: Arc<Follower>,
+}
 
 /// A running subscription. It ends when it is stopped, or dropped.
 pub struct Subscription {
     topics: Vec<String>,
     group: String,
+    state: bool,
+    delivery: Delivery,
     stop: Option<oneshot::Sender<()>>,
+    look: Arc<Notify>,
     task: JoinHandle<()>,
+}
+
+/// Why a membership did not begin.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the topic {0:?} does not exist")]
+    NoTopic(String),
+    #[error("a task of the host's failed: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// The changelog that a service's state is kept in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Changelog {
+    pub(super) topic: Arc<str>,
+    pub(super) generation: u32,
+    pub(super) shards: i32,
 }
 
 impl Subscription {
     /// Joins the group and consumes in the background from then on.
-    pub fn start(
-        service: Arc<Service>,
-        cluster: Arc<Cluster>,
-        publisher: Arc<Publisher>,
-    ) -> Result<Subscription, KafkaError> {
+    pub fn start(service: Arc<Service>, shared: Shared) -> Subscription {
         let manifest = service.current().manifest.clone();
         let topics = topics(&manifest);
-        let (changes, changed) = mpsc::unbounded_channel();
-        let (ends, end) = watch::channel(Ends::new());
-        // Partition i of all topics has to be with one host where state joins
-        // them; anything else may move one by one.
-        let incremental = !(manifest.grants.state && topics.len() > 1);
         let group = manifest.group().to_owned();
-        let consumer = Consumer::join(&cluster, &group, &topics, incremental, changes, ends)?;
-        let consumer = Arc::new(consumer);
-        let tables = manifest.grants.state.then(|| service.tables.clone());
-        let (done, to_commit) = mpsc::unbounded_channel();
-        let committer = Committer {
-            service: service.name().into(),
-            done: to_commit,
-            publisher,
-            consumer: consumer.clone(),
-            tables: tables.clone(),
-            metrics: service.metrics.clone(),
-        };
+        let delivery = delivery(&manifest, &shared.cluster);
         let (stop, stopped) = oneshot::channel();
-        let member = Member {
+        let look = Arc::new(Notify::new());
+        let run = Run {
             service,
-            cluster,
-            consumer,
-            tables,
-            committing: tokio::spawn(committer.run()),
-            done,
-            lanes: Vec::new(),
+            shared,
+            topics: topics.clone(),
+            group: group.clone(),
+            state: manifest.grants.state,
+            delivery,
+            look: look.clone(),
         };
-        Ok(Subscription {
+        Subscription {
             topics,
             group,
+            state: manifest.grants.state,
+            delivery: manifest.delivery,
             stop: Some(stop),
-            task: tokio::spawn(member.run(changed, end, stopped)),
-        })
+            look,
+            task: tokio::spawn(run.run(stopped)),
+        }
     }
 
     /// Whether a manifest wants just this subscription.
     pub fn fits(&self, manifest: &Manifest) -> bool {
-        self.topics == topics(manifest) && self.group == manifest.group()
+        self.topics == topics(manifest)
+            && self.group == manifest.group()
+            && self.state == manifest.grants.state
+            && self.delivery == manifest.delivery
+    }
+
+    /// Has it look now whether topics and changelogs are as they were.
+    pub fn look(&self) {
+        self.look.notify_one();
     }
 
     /// Finishes what runs, commits it, and leaves the group.
@@ -87,6 +120,7 @@ impl Subscription {
     }
 }
 
+/// The topics of a manifest, in order.
 fn topics(manifest: &Manifest) -> Vec<String> {
     let topics = manifest.subscribe.iter();
     let mut topics: Vec<String> = topics.map(|one| one.topic.clone()).collect();
@@ -94,332 +128,129 @@ fn topics(manifest: &Manifest) -> Vec<String> {
     topics
 }
 
-/// Why partitions that were assigned are not consumed.
-#[derive(Debug, thiserror::Error)]
-enum TakeError {
-    #[error(transparent)]
-    Kafka(#[from] KafkaError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("a task of the host's failed: {0}")]
-    Task(#[from] tokio::task::JoinError),
-}
-
-struct Member {
-    service: Arc<Service>,
-    cluster: Arc<Cluster>,
-    consumer: Arc<Consumer>,
-    tables: Option<Arc<Tables>>,
-    committing: JoinHandle<()>,
-    done: mpsc::UnboundedSender<Done>,
-    lanes: Vec<Running>,
-}
-
-/// Where partitions are begun.
-#[derive(Debug, Default)]
-struct Starts {
-    /// Where they were left.
-    known: BTreeMap<Source, i64>,
-    /// Where the manifest says, for those consumed for the first time.
-    begun: BTreeMap<Source, i64>,
-}
-
-impl Starts {
-    fn positions(&self) -> BTreeMap<Source, i64> {
-        let both = self.known.iter().chain(&self.begun);
-        both.map(|(source, offset)| (source.clone(), *offset))
-            .collect()
+/// What a service gets: the embedded broker has no transactions.
+pub fn delivery(manifest: &Manifest, cluster: &Cluster) -> Delivery {
+    match cluster.is_embedded() {
+        true => Delivery::AtLeastOnce,
+        false => manifest.delivery,
     }
 }
 
-/// A lane at work, seen from outside.
-struct Running {
-    sources: Vec<Source>,
-    origin: Arc<Origin>,
-    orders: watch::Sender<Order>,
-    task: JoinHandle<()>,
+/// One subscription at work.
+pub(super) struct Run {
+    pub(super) service: Arc<Service>,
+    pub(super) shared: Shared,
+    pub(super) topics: Vec<String>,
+    pub(super) group: String,
+    pub(super) state: bool,
+    pub(super) delivery: Delivery,
+    pub(super) look: Arc<Notify>,
 }
 
-impl Member {
-    async fn run(
-        mut self,
-        mut changes: mpsc::UnboundedReceiver<Change>,
-        mut ends: watch::Receiver<Ends>,
-        mut stopped: oneshot::Receiver<()>,
-    ) {
-        // An assignment that is not answered yet: at once, or after a failure
-        // again and again. One without partitions wants its answer as well, or
-        // the group waits for it, and nothing is read of those that are kept.
-        let mut unanswered: Option<Vec<Source>> = None;
+impl Run {
+    async fn run(self, mut stopped: oneshot::Receiver<()>) {
+        let service = self.service.name();
+        let mut pause = PAUSE;
         loop {
-            let again = unanswered.is_some();
-            tokio::select! {
-                why = self.consumer.serve() => {
-                    let service = self.service.name();
-                    tracing::debug!(service, "the consumer says: {why}");
-                }
-                Some(change) = changes.recv() => match change {
-                    Change::Assigned(sources) => {
-                        unanswered.get_or_insert_default().extend(sources);
-                    }
-                    // These answer for an assignment before them, too.
-                    Change::Revoked(sources) => {
-                        unanswered = without(unanswered, &sources);
-                        self.revoked(&sources).await;
-                    }
-                    Change::Lost(sources) => {
-                        unanswered = without(unanswered, &sources);
-                        self.lost(&sources);
-                    }
-                },
-                () = tokio::time::sleep(Duration::from_secs(1)), if again => {}
-                Ok(()) = ends.changed() => {
-                    self.service.board().ends(ends.borrow_and_update().clone());
-                    continue;
-                }
+            let began = tokio::select! {
+                began = self.begin() => began,
                 _ = &mut stopped => break,
-            }
-            if let Some(sources) = &unanswered {
-                match self.take(sources).await {
-                    Ok(()) => {
-                        unanswered = None;
-                        self.service.board().trouble(None);
-                    }
-                    Err(error) => {
-                        let service = self.service.name();
-                        tracing::warn!(service, %error, "partitions are not consumed yet, trying again");
-                        self.service.board().trouble(Some(error.to_string()));
-                    }
-                }
-            }
-        }
-        self.leave().await;
-    }
-
-    /// Starts lanes for partitions that were assigned.
-    async fn take(&mut self, sources: &[Source]) -> Result<(), TakeError> {
-        let starts = self.starts(sources.to_vec()).await?;
-        let queues = self.consumer.take(&starts.positions())?;
-        self.keep(&starts.begun).await?;
-        for (source, position) in starts.positions() {
-            self.service.board().took(source, position);
-        }
-        // With state, partition i of every topic is one shard with one writer.
-        let mut shards: BTreeMap<(i32, Option<Arc<str>>), Vec<_>> = BTreeMap::new();
-        for (source, queue) in queues {
-            let apart = self.tables.is_none().then(|| source.0.clone());
-            let shard = shards.entry((source.1, apart)).or_default();
-            shard.push((source, queue));
-        }
-        for queues in shards.into_values() {
-            let sources: Vec<Source> = queues.iter().map(|(source, _)| source.clone()).collect();
-            let (replies, replied) = mpsc::unbounded_channel();
-            let origin = Arc::new(Origin::new(replies));
-            let (orders, ordered) = watch::channel(Order::Run);
-            let lane = Lane::new(Ties {
-                service: self.service.clone(),
-                cluster: self.cluster.clone(),
-                consumer: self.consumer.clone(),
-                done: self.done.clone(),
-                origin: origin.clone(),
-                replies: replied,
-                orders: ordered,
-                swaps: self.service.swaps(),
-                tables: self.tables.clone(),
-            });
-            self.lanes.push(Running {
-                sources,
-                origin,
-                orders,
-                task: tokio::spawn(lane.run(queues)),
-            });
-        }
-        if !sources.is_empty() {
-            let service = self.service.name();
-            tracing::info!(service, partitions = %shown(sources), "consuming");
-        }
-        Ok(())
-    }
-
-    /// Where to begin each partition: where this host's state is, for a service
-    /// with state, so that it has every event once whatever the group committed;
-    /// else where the group is; else where the manifest says.
-    async fn starts(&self, sources: Vec<Source>) -> Result<Starts, TakeError> {
-        let manifest = self.service.current().manifest.clone();
-        let (consumer, cluster) = (self.consumer.clone(), self.cluster.clone());
-        let tables = self.tables.clone();
-        let found = tokio::task::spawn_blocking(move || {
-            let mut starts = Starts::default();
-            match tables {
-                Some(tables) => {
-                    for source in &sources {
-                        if let Some(offset) = tables.position(&source.0, source.1)? {
-                            starts.known.insert(source.clone(), offset);
+            };
+            match began {
+                Ok(member) => {
+                    self.service.board().trouble(None);
+                    match member.run(&mut stopped).await {
+                        End::Stopped => break,
+                        End::Again(why) => {
+                            tracing::warn!(service, "taking up everything anew from Kafka: {why}");
+                            self.service.board().trouble(Some(why));
+                            pause = PAUSE;
                         }
                     }
                 }
-                None => starts.known = consumer.committed(&sources)?,
-            }
-            for source in sources {
-                if starts.known.contains_key(&source) {
-                    continue;
+                Err(error) => {
+                    tracing::warn!(service, %error, "nothing is consumed yet, trying again");
+                    self.service.board().trouble(Some(error.to_string()));
                 }
-                let (low, high) = cluster.watermarks(&source.0, source.1)?;
-                let one = manifest
-                    .subscribe
-                    .iter()
-                    .find(|one| *one.topic == *source.0);
-                let begin = one.map_or(Begin::Earliest, |one| one.start);
-                let offset = match begin {
-                    Begin::Earliest => low,
-                    Begin::Latest => high,
-                };
-                starts.begun.insert(source, offset);
             }
-            Ok::<_, TakeError>(starts)
-        });
-        found.await?
-    }
-
-    /// Keeps where partitions were begun, so that "latest" means the time of the
-    /// first start and not that of each.
-    async fn keep(&self, begun: &BTreeMap<Source, i64>) -> Result<(), TakeError> {
-        if begun.is_empty() {
-            return Ok(());
+            tokio::select! {
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST),
+                _ = &mut stopped => break,
+            }
         }
-        if let Some(tables) = &self.tables {
-            tables.commit(&Commit {
-                positions: begun.clone(),
-                ..Commit::default()
-            })?;
-        }
-        let (consumer, begun) = (self.consumer.clone(), begun.clone());
-        tokio::task::spawn_blocking(move || consumer.commit(&begun, true)).await??;
-        Ok(())
-    }
-
-    /// Finishes what runs on these partitions, commits it, and lets them go.
-    async fn revoked(&mut self, sources: &[Source]) {
-        self.drain(sources).await;
-        self.let_go(sources);
-    }
-
-    fn lost(&mut self, sources: &[Source]) {
-        let service = self.service.name();
-        tracing::warn!(service, partitions = %shown(sources), "partitions were lost: what ran on them and was not committed is dropped");
-        for lane in self.lanes_of(sources) {
-            lane.origin.disown();
-            lane.task.abort();
-        }
-        self.let_go(sources);
-    }
-
-    fn let_go(&mut self, sources: &[Source]) {
-        for source in sources {
-            self.service.board().let_go(source);
-        }
-        if let Err(error) = self.consumer.let_go(sources) {
-            tracing::warn!(service = self.service.name(), %error, "partitions were not given back");
+        if self.state {
+            let generation = self.service.state.writing().generation();
+            let topic: Arc<str> = changelog(service, generation).into();
+            self.shared.follower.leave(&topic);
         }
     }
 
-    async fn drain(&mut self, sources: &[Source]) {
-        let draining = self.lanes_of(sources);
-        for lane in &draining {
-            // A lane that has ended needs no order.
-            let _ = lane.orders.send(Order::Drain);
-        }
-        let deadline = tokio::time::Instant::now() + DRAIN;
-        for mut lane in draining {
-            if tokio::time::timeout_at(deadline, &mut lane.task)
-                .await
-                .is_err()
-            {
+    /// Begins a membership: what a predecessor left undone is ended first, then
+    /// the state is found, then the group is joined.
+    async fn begin(&self) -> Result<Member<'_>, StartError> {
+        let changelog = match self.state {
+            true => self.changelog().await?,
+            false => None,
+        };
+        let means = match self.delivery {
+            Delivery::ExactlyOnce => {
+                let Shared {
+                    cluster_id,
+                    host_id,
+                    ..
+                } = &self.shared;
                 let service = self.service.name();
-                tracing::warn!(service, partitions = %shown(&lane.sources), "what ran on these partitions was not committed in time and is dropped");
-                lane.origin.disown();
-                lane.task.abort();
+                let id = format!("tidemill.{cluster_id}.{host_id}.{service}");
+                Means::ExactlyOnce(Transactor::open(&self.shared.cluster, &id).await?)
             }
+            Delivery::AtLeastOnce => Means::AtLeastOnce(self.shared.publisher.clone()),
+        };
+        Ok(Member::join(self, means, changelog)?)
+    }
+
+    /// Finds the newest changelog, made if there is none, and follows it.
+    async fn changelog(&self) -> Result<Option<Changelog>, StartError> {
+        let state = &self.service.state;
+        let cluster = &self.shared.cluster;
+        if cluster.is_embedded() {
+            // One host, and topics that end with it: there is nothing to follow.
+            state.writing().set_complete()?;
+            return Ok(None);
         }
-        // What is committed here need not be run again by the next owner. Its
-        // queue is answered in order, so this is the last word on them.
-        let board = self.service.board();
-        let positions = sources.iter().filter_map(|source| {
-            let position = board.position(source);
-            (position >= 0).then(|| (source.clone(), position))
+        let (asked, service, topics) = (
+            cluster.clone(),
+            self.service.name().to_owned(),
+            self.topics.clone(),
+        );
+        let found = tokio::task::spawn_blocking(move || {
+            if let Some(newest) = asked.newest_changelog(&service)? {
+                return Ok(newest);
+            }
+            asked.check_equal_partitions(&topics)?;
+            let counts = asked.partitions(&topics)?;
+            for (topic, count) in &counts {
+                if count.is_none() {
+                    return Err(StartError::NoTopic(topic.clone()));
+                }
+            }
+            let partitions = counts.values().flatten().max().copied().unwrap_or(1);
+            asked.create_changelog(&changelog(&service, 1), partitions)?;
+            Ok::<_, StartError>((1, partitions))
         });
-        let positions: BTreeMap<Source, i64> = positions.collect();
-        let consumer = self.consumer.clone();
-        let committed =
-            tokio::task::spawn_blocking(move || consumer.commit(&positions, true)).await;
-        if let Ok(Err(error)) = committed {
-            tracing::debug!(service = self.service.name(), %error, "last offsets were not committed");
-        }
+        let (generation, shards) = found.await??;
+        Ok(Some(self.turn_to(generation, shards)?))
     }
 
-    /// Takes out the lanes that have any of these partitions.
-    fn lanes_of(&mut self, sources: &[Source]) -> Vec<Running> {
-        let lanes = std::mem::take(&mut self.lanes);
-        let (theirs, others) = lanes
-            .into_iter()
-            .partition(|lane| lane.sources.iter().any(|source| sources.contains(source)));
-        self.lanes = others;
-        theirs
-    }
-
-    async fn leave(mut self) {
-        let lanes = self.lanes.iter();
-        let sources: Vec<Source> = lanes.flat_map(|lane| lane.sources.clone()).collect();
-        self.drain(&sources).await;
-        for source in &sources {
-            self.service.board().let_go(source);
-        }
-        // With the lanes gone, the committer ends as well, and with it the last
-        // one that holds the consumer.
-        drop(self.done);
-        self.committing.abort();
-        let _ = self.committing.await;
-        if let Some(consumer) = Arc::into_inner(self.consumer) {
-            let left = tokio::task::spawn_blocking(move || consumer.leave()).await;
-            if let Err(error) = left {
-                tracing::error!(service = self.service.name(), %error, "the group was not left");
-            }
-        } else {
-            tracing::error!(
-                service = self.service.name(),
-                "the consumer is still in use"
-            );
-        }
-    }
-}
-
-/// An assignment less what was taken away of it; none if nothing is left.
-fn without(assigned: Option<Vec<Source>>, gone: &[Source]) -> Option<Vec<Source>> {
-    let mut left = assigned?;
-    left.retain(|source| !gone.contains(source));
-    (!left.is_empty()).then_some(left)
-}
-
-/// `topic/0,1,2 other/0`
-fn shown(sources: &[Source]) -> String {
-    let mut topics: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for (topic, partition) in sources {
-        let numbers = topics.entry(topic).or_default();
-        numbers.push(partition.to_string());
-    }
-    let topics = topics
-        .into_iter()
-        .map(|(topic, numbers)| format!("{topic}/{}", numbers.join(",")));
-    topics.collect::<Vec<_>>().join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn partitions_are_shown_by_topic() {
-        let sources: [Source; 3] = [("b".into(), 0), ("a".into(), 1), ("b".into(), 2)];
-        assert_eq!(shown(&sources), "a/1 b/0,2");
+    /// Writes and follows this generation of the state from now on.
+    pub(super) fn turn_to(&self, generation: u32, shards: i32) -> Result<Changelog, StoreError> {
+        let tables = self.service.state.turn_to(generation)?;
+        let topic: Arc<str> = changelog(self.service.name(), generation).into();
+        let follower = &self.shared.follower;
+        follower.follow(tables, &topic, shards.unsigned_abs());
+        Ok(Changelog {
+            topic,
+            generation,
+            shards,
+        })
     }
 }

@@ -12,6 +12,7 @@ use hyper::body::{Body, Incoming};
 
 use super::docs;
 use super::listener::HEADER;
+use super::position::{self, POSITION, Positions};
 use crate::dispatch;
 use crate::effects::Effects;
 use crate::host::Host;
@@ -19,6 +20,7 @@ use crate::invocation::{Failure, Request, Response};
 use crate::problem::Problem;
 use crate::runtime::is_hop_by_hop;
 use crate::service::{Revision, Service};
+use crate::state::NotReached;
 
 /// The HTTP version of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,9 @@ pub(super) enum Version {
 
 /// How long a request's body may take to arrive.
 const BODY: Duration = Duration::from_secs(30);
+
+/// How long a request waits until the state is where its position is.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Names the revision that answered.
 const REVISION: HeaderName = HeaderName::from_static("tidemill-revision");
@@ -94,6 +99,7 @@ async fn serve(
     authority: &str,
 ) -> Result<Answer, Problem> {
     let body = read(body, revision.manifest.limits.request).await?;
+    reach(service, revision, &parts.headers).await?;
     let target = parts.uri.path_and_query();
     let request = Request {
         method: parts.method.as_str().to_owned(),
@@ -104,13 +110,41 @@ async fn serve(
     };
     match dispatch::request(service, revision, request).await {
         Ok((response, effects)) => {
-            commit(host, service, revision, effects).await?;
-            Ok(respond(response, parts.method == Method::HEAD))
+            let position = commit(host, service, revision, effects).await?;
+            let mut answer = respond(response, parts.method == Method::HEAD);
+            if let Some(position) = position {
+                answer.headers_mut().insert(POSITION, position);
+            }
+            Ok(answer)
         }
         Err(failure) => {
             log_failure(service, revision, parts, &failure);
             Err(Problem::of_failure(&failure))
         }
+    }
+}
+
+/// Waits until the state that is read has seen what the request says it must
+/// have. Topics that the service does not consume do not concern it.
+async fn reach(service: &Service, revision: &Revision, headers: &HeaderMap) -> Result<(), Problem> {
+    if !headers.contains_key(POSITION) {
+        return Ok(());
+    }
+    let wanted = position::read(headers).map_err(Problem::malformed)?;
+    if !revision.manifest.grants.state {
+        return Ok(());
+    }
+    let subscribed = &revision.manifest.subscribe;
+    let theirs = wanted
+        .into_iter()
+        .filter(|((topic, _), _)| subscribed.iter().any(|one| one.topic == *topic));
+    let theirs: Vec<_> = theirs
+        .map(|((topic, partition), offset)| (topic, partition, offset))
+        .collect();
+    match service.state.reach(&theirs, PATIENCE).await {
+        Ok(()) => Ok(()),
+        Err(NotReached::Late) => Err(Problem::position_not_reached(PATIENCE.as_secs())),
+        Err(NotReached::Crowded) => Err(Problem::too_many_wait()),
     }
 }
 
@@ -177,27 +211,54 @@ fn end_to_end(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
         .collect()
 }
 
-/// Publishes what a handler published. Only then is there an answer.
+/// Publishes what a handler published. Only then is there an answer, with where
+/// it is.
 async fn commit(
     host: &Host,
     service: &Service,
     revision: &Revision,
     effects: Effects,
-) -> Result<(), Problem> {
-    let messages = &effects.messages;
+) -> Result<Option<HeaderValue>, Problem> {
+    let messages = effects.messages;
     if messages.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
-    let failed = host.publisher.publish(messages.iter()).await;
-    service.metrics.published(messages.len() - failed.len());
-    if failed.is_empty() {
-        return Ok(());
+    let topics: Vec<Arc<str>> = messages
+        .iter()
+        .map(|message| message.topic.clone())
+        .collect();
+    match host.publishing.publish(messages).await {
+        Ok(placed) => {
+            service.metrics.published(placed.len());
+            let mut positions = Positions::new();
+            for (topic, placed) in topics.iter().zip(placed) {
+                let offset = match placed.offset {
+                    known if known >= 0 => Some(known),
+                    _ => last(host, topic, placed.partition).await,
+                };
+                if let Some(offset) = offset {
+                    let source = (topic.to_string(), placed.partition);
+                    let known = positions.entry(source).or_insert(offset);
+                    *known = offset.max(*known);
+                }
+            }
+            Ok(position::write(&positions))
+        }
+        Err(error) => {
+            let problem = Problem::of_publishing(&error);
+            tracing::warn!(service = service.name(), revision = revision.short(), outcome = problem.kind, %error, "a request's events were not published");
+            Err(problem)
+        }
     }
-    let problem = Problem::of_publishing(&failed, messages.len());
-    for (_, error) in &failed {
-        tracing::warn!(service = service.name(), revision = revision.short(), outcome = problem.kind, %error, "a request's event was not published");
-    }
-    Err(problem)
+}
+
+/// The last offset of a partition, for an event whose own the broker did not
+/// tell: it is there by then.
+async fn last(host: &Host, topic: &Arc<str>, partition: i32) -> Option<i64> {
+    let (cluster, topic) = (host.cluster.clone(), topic.clone());
+    let asked = tokio::task::spawn_blocking(move || cluster.watermarks(&topic, partition));
+    let (_, end) = asked.await.ok()?.ok()?;
+    Some(end - 1)
 }
 
 fn respond(response: Response, head: bool) -> Answer {

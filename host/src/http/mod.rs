@@ -3,3 +3,5 @@
 mod answer;
 mod docs;
 pub mod listener;
+mod position;
+pub mod publishing;

@@ -72,6 +72,22 @@ pub enum KafkaError {
         /// librdkafka's words.
         cause: String,
     },
+    /// A producer cannot make transactions.
+    #[error("transactions as {id:?} are not possible: {cause}")]
+    Transactions {
+        /// The transactional id.
+        id: String,
+        /// librdkafka's words.
+        cause: String,
+    },
+    /// A changelog cannot be read.
+    #[error("the changelog {topic:?} cannot be read: {cause}")]
+    Changelog {
+        /// The topic.
+        topic: String,
+        /// librdkafka's words.
+        cause: String,
+    },
 }
 
 /// Whether the cluster answers, as far as the clients noticed.
@@ -147,7 +163,10 @@ pub struct Cluster {
     pub(super) topics: Topics,
     pub(super) health: Arc<Health>,
     /// Asks for metadata and watermarks; belongs to no group and reads nothing.
+    /// Uncommitted records count: a partition ends at its high watermark.
     pub(super) asker: BaseConsumer<Quiet>,
+    /// Whether groups are kept by the broker (KIP-848), as far as is known.
+    modern_groups: AtomicBool,
 }
 
 /// How long an answer about metadata is waited for.
@@ -171,14 +190,23 @@ impl Cluster {
             Brokers::Servers(servers) => (None, servers.clone()),
         };
         let health = Arc::new(Health::default());
-        let asker = base(&servers, &properties, "tidemill", &[])
+        let own = [("isolation.level", "read_uncommitted")];
+        let asker = base(&servers, &properties, "tidemill", &own)
             .create_with_context(Quiet {
                 health: health.clone(),
             })
             .map_err(|error| KafkaError::Config(error.to_string()))?;
+        // These are the client's to set only where the client keeps the group.
+        let classic = ["session.timeout.ms", "heartbeat.interval.ms"];
+        let classic = embedded.is_some()
+            || properties
+                .get("group.protocol")
+                .is_some_and(|protocol| protocol == "classic")
+            || classic.iter().any(|name| properties.contains_key(*name));
         Ok(Cluster {
             servers,
             embedded,
+            modern_groups: AtomicBool::new(!classic),
             properties,
             topics,
             health,
@@ -204,6 +232,20 @@ impl Cluster {
     /// The host is ending: that the cluster is lost is no news from here on.
     pub fn ending(&self) {
         self.health.ending.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether groups are kept by the broker (KIP-848).
+    pub(super) fn has_modern_groups(&self) -> bool {
+        self.modern_groups.load(Ordering::Relaxed)
+    }
+
+    /// The broker is older than that.
+    pub(super) fn no_modern_groups(&self) {
+        if self.modern_groups.swap(false, Ordering::Relaxed) {
+            tracing::info!(
+                "the broker has no group.protocol=consumer (KIP-848): groups are kept by their members"
+            );
+        }
     }
 
     /// Asks the cluster for its id and so whether it answers. Blocks for some

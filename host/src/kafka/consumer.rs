@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -26,6 +26,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 
 use super::cluster::{Cluster, KafkaError, Quiet};
+use super::raw::Membership;
 use crate::invocation::Event;
 
 /// A topic and a partition of it.
@@ -53,6 +54,17 @@ pub enum Received {
     Failed(String),
 }
 
+/// What is wrong with a member.
+#[derive(Debug)]
+pub enum Trouble {
+    /// It passes, or librdkafka mends it.
+    Passing(String),
+    /// Somebody has to mend it, at the broker.
+    Lasting(String),
+    /// This member can do nothing more; another may.
+    Fatal(String),
+}
+
 /// A member of a consumer group.
 pub struct Consumer {
     inner: Arc<StreamConsumer<Context>>,
@@ -65,14 +77,14 @@ pub type Ends = BTreeMap<Source, i64>;
 
 impl Consumer {
     /// Joins a group. `changes` hears of partitions, `ends` of their ends, about
-    /// once a second. With `incremental` partitions move one by one; without,
-    /// partition i of every topic goes to the same host, and all are given up
-    /// whenever one moves.
+    /// once a second. With `together` partition i of every topic goes to the same
+    /// host. Where the broker keeps the group, partitions move one by one; where
+    /// it does not and they belong together, all are given up whenever one moves.
     pub fn join(
         cluster: &Cluster,
         group: &str,
         topics: &[String],
-        incremental: bool,
+        together: bool,
         changes: mpsc::UnboundedSender<Change>,
         ends: tokio::sync::watch::Sender<Ends>,
     ) -> Result<Consumer, KafkaError> {
@@ -80,21 +92,15 @@ impl Consumer {
             group: group.to_owned(),
             cause: error.to_string(),
         };
-        let strategy = if incremental {
-            "cooperative-sticky"
-        } else {
-            "range"
-        };
+        let modern = cluster.has_modern_groups();
         let mut own = vec![
             ("group.id", group),
-            ("partition.assignment.strategy", strategy),
             ("enable.auto.commit", "false"),
             ("enable.auto.offset.store", "false"),
             ("enable.partition.eof", "false"),
             // Never jump silently: the host decides, and says so.
             ("auto.offset.reset", "error"),
             ("isolation.level", "read_committed"),
-            ("session.timeout.ms", "10000"),
             ("statistics.interval.ms", "1000"),
             ("topic.metadata.refresh.interval.ms", "30000"),
             // The default of 1,000 makes a full queue wait a second.
@@ -103,6 +109,21 @@ impl Consumer {
             ("queued.min.messages", "20000"),
             ("queued.max.messages.kbytes", "4096"),
         ];
+        own.extend(match (modern, together) {
+            (true, true) => vec![
+                ("group.protocol", "consumer"),
+                ("group.remote.assignor", "range"),
+            ],
+            (true, false) => vec![("group.protocol", "consumer")],
+            (false, true) => vec![
+                ("partition.assignment.strategy", "range"),
+                ("session.timeout.ms", "10000"),
+            ],
+            (false, false) => vec![
+                ("partition.assignment.strategy", "cooperative-sticky"),
+                ("session.timeout.ms", "10000"),
+            ],
+        });
         if cluster.is_embedded() {
             // The mock broker answers an empty fetch only after this time.
             own.push(("fetch.wait.max.ms", "10"));
@@ -115,6 +136,7 @@ impl Consumer {
             changes,
             ends,
             leaving: AtomicBool::new(false),
+            losses: AtomicU64::new(0),
         };
         let inner: StreamConsumer<Context> = config.create_with_context(context).map_err(fail)?;
         let names: Vec<&str> = topics.iter().map(String::as_str).collect();
@@ -122,23 +144,51 @@ impl Consumer {
         Ok(Consumer {
             inner: Arc::new(inner),
             group: group.to_owned(),
-            incremental,
+            incremental: modern || !together,
         })
     }
 
     /// Serves the group: to be awaited all the time, or the broker takes this
-    /// member for dead. Returns when something is wrong that is worth a line in
-    /// the log.
-    pub async fn serve(&self) -> String {
+    /// member for dead. Returns when something is wrong.
+    pub async fn serve(&self, cluster: &Cluster) -> Trouble {
         match self.inner.recv().await {
             // Partitions have queues of their own before they are read.
-            Ok(message) => format!(
+            Ok(message) => Trouble::Passing(format!(
                 "an event of {}/{} came through the wrong queue",
                 message.topic(),
                 message.partition()
-            ),
-            Err(error) => error.to_string(),
+            )),
+            Err(RdKafkaError::MessageConsumptionFatal(code)) => {
+                let lacks = [
+                    RDKafkaErrorCode::UnsupportedVersion,
+                    RDKafkaErrorCode::UnsupportedFeature,
+                    RDKafkaErrorCode::UnsupportedAssignor,
+                ];
+                if lacks.contains(&code) {
+                    cluster.no_modern_groups();
+                }
+                Trouble::Fatal(code.to_string())
+            }
+            Err(error) => match error.rdkafka_error_code() {
+                Some(
+                    RDKafkaErrorCode::UnknownTopicOrPartition
+                    | RDKafkaErrorCode::UnknownTopic
+                    | RDKafkaErrorCode::TopicAuthorizationFailed
+                    | RDKafkaErrorCode::GroupAuthorizationFailed,
+                ) => Trouble::Lasting(error.to_string()),
+                _ => Trouble::Passing(error.to_string()),
+            },
         }
+    }
+
+    /// This member in its group, if the broker has it there.
+    pub fn membership(&self) -> Option<Membership> {
+        Membership::of(&*self.inner)
+    }
+
+    /// How often partitions were lost: bumped before anybody hears of it.
+    pub fn losses(&self) -> u64 {
+        self.inner.context().losses.load(Ordering::Acquire)
     }
 
     /// Offsets that the group committed, where it has. Blocks.
@@ -154,6 +204,10 @@ impl Consumer {
             .inner
             .committed_offsets(list, super::cluster::ANSWER)
             .map_err(|error| self.fail(&error))?;
+        // A part that was not told is not the same as nothing committed.
+        for element in committed.elements() {
+            element.error().map_err(|error| self.fail(&error))?;
+        }
         let found = committed.elements().into_iter().filter_map(|element| {
             let offset = match element.offset() {
                 Offset::Offset(offset) => offset,
@@ -177,17 +231,8 @@ impl Consumer {
         // The queues first: once they stand, nothing of these partitions comes
         // through the group's own queue.
         let mut queues = Vec::with_capacity(positions.len());
-        for (topic, partition) in positions.keys() {
-            let queue = self.inner.split_partition_queue(topic, *partition);
-            let queue = queue.ok_or_else(|| KafkaError::Group {
-                group: self.group.clone(),
-                cause: format!("{topic}/{partition} has no queue"),
-            })?;
-            let queue = Queue {
-                inner: queue,
-                topic: topic.clone(),
-            };
-            queues.push(((topic.clone(), *partition), queue));
+        for source in positions.keys() {
+            queues.push((source.clone(), self.queue(source)?));
         }
         if self.is_incremental() {
             self.inner.incremental_assign(&list)
@@ -196,6 +241,20 @@ impl Consumer {
         }
         .map_err(|error| self.fail(&error))?;
         Ok(queues)
+    }
+
+    /// The queue of a partition that is assigned, or is about to be.
+    pub fn queue(&self, source: &Source) -> Result<Queue, KafkaError> {
+        let (topic, partition) = source;
+        let queue = self.inner.split_partition_queue(topic, *partition);
+        let inner = queue.ok_or_else(|| KafkaError::Group {
+            group: self.group.clone(),
+            cause: format!("{topic}/{partition} has no queue"),
+        })?;
+        Ok(Queue {
+            inner,
+            topic: topic.clone(),
+        })
     }
 
     /// Lets partitions go that were revoked or lost.
@@ -233,12 +292,25 @@ impl Consumer {
             .map_err(|error| self.fail(&error))
     }
 
-    /// Commits offsets of the next events to run, without waiting unless asked.
-    pub fn commit(&self, positions: &BTreeMap<Source, i64>, wait: bool) -> Result<(), KafkaError> {
+    /// Commits offsets of the next events to run, with a note beside them, without
+    /// waiting unless asked.
+    pub fn commit(
+        &self,
+        positions: &BTreeMap<Source, i64>,
+        note: &str,
+        wait: bool,
+    ) -> Result<(), KafkaError> {
         if positions.is_empty() {
             return Ok(());
         }
-        let list = self.list(positions)?;
+        let mut list = TopicPartitionList::with_capacity(positions.len());
+        for ((topic, partition), offset) in positions {
+            let mut element = list.add_partition(topic, *partition);
+            element
+                .set_offset(Offset::Offset(*offset))
+                .map_err(|error| self.fail(&error))?;
+            element.set_metadata(note);
+        }
         let mode = if wait {
             CommitMode::Sync
         } else {
@@ -321,6 +393,7 @@ struct Context {
     changes: mpsc::UnboundedSender<Change>,
     ends: tokio::sync::watch::Sender<Ends>,
     leaving: AtomicBool,
+    losses: AtomicU64,
 }
 
 impl ClientContext for Context {
@@ -372,7 +445,10 @@ impl ConsumerContext for Context {
         let sources: Vec<Source> = sources.collect();
         let change = match error {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Change::Assigned(sources),
-            _ if consumer.assignment_lost() => Change::Lost(sources),
+            _ if consumer.assignment_lost() => {
+                self.losses.fetch_add(1, Ordering::AcqRel);
+                Change::Lost(sources)
+            }
             _ => Change::Revoked(sources),
         };
         // Nobody listens only when the service is going away, with the member.

@@ -2,16 +2,25 @@
 //!
 //! `cluster` connects, to a real broker or to the embedded one; `topics` sees
 //! to it that topics exist; `publisher` sends events and waits until they are
-//! acknowledged; `consumer` is one service's membership in its group. Decisions
-//! about offsets and failures are made elsewhere (`events`), without rdkafka.
+//! acknowledged; `transactions` commits messages and offsets together;
+//! `consumer` is one service's membership in its group; `changelog` reads state.
+//! Decisions about offsets and failures are made elsewhere (`events`), without
+//! rdkafka.
 
+mod changelog;
 mod cluster;
 mod consumer;
 mod embedded;
 mod properties;
 mod publisher;
+mod raw;
 mod topics;
+mod transactions;
 
+pub use changelog::{ChangelogReader, Entry};
 pub use cluster::{Brokers, Cluster, KafkaError, Topics};
-pub use consumer::{Change, Consumer, Ends, Queue, Received, Source};
-pub use publisher::{PublishError, Publisher};
+pub use consumer::{Change, Consumer, Ends, Queue, Received, Source, Trouble};
+pub use publisher::{Placed, PublishError, Published, Publisher};
+pub use raw::Membership;
+pub use topics::changelog;
+pub use transactions::{Aborted, Batch, Outcome, Transactor};

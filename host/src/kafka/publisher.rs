@@ -82,22 +82,15 @@ impl Publisher {
     }
 
     /// Publishes messages, side by side, and returns when each is acknowledged
-    /// or has failed: the failures, by the messages' places.
-    pub async fn publish(
-        &self,
-        messages: impl ExactSizeIterator<Item = &Message>,
-    ) -> Vec<(usize, PublishError)> {
+    /// or has failed.
+    pub async fn publish(&self, messages: impl ExactSizeIterator<Item = &Message>) -> Published {
         let receipt = Arc::new(Receipt::new(messages.len()));
-        let mut unsent = Vec::new();
         for (place, message) in messages.enumerate() {
             if let Err(error) = self.send(message, place, &receipt).await {
-                receipt.one_less();
-                unsent.push((place, error));
+                receipt.failed(place, error);
             }
         }
-        let mut failed = receipt.wait().await;
-        failed.extend(unsent);
-        failed
+        receipt.wait().await
     }
 
     async fn send(
@@ -106,25 +99,11 @@ impl Publisher {
         place: usize,
         receipt: &Arc<Receipt>,
     ) -> Result<(), PublishError> {
-        let mut record = BaseRecord::with_opaque_to(
-            &message.topic,
-            Box::new(Delivery {
-                receipt: receipt.clone(),
-                place,
-            }),
-        );
-        record.key = message.key.as_deref();
-        record.payload = message.value.as_deref();
-        if !message.headers.is_empty() {
-            let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
-            for (key, value) in &message.headers {
-                headers = headers.insert(Header {
-                    key,
-                    value: value.as_deref(),
-                });
-            }
-            record.headers = Some(headers);
-        }
+        let delivery = Delivery {
+            receipt: receipt.clone(),
+            place,
+        };
+        let mut record = record(message, Box::new(delivery));
         let deadline = tokio::time::Instant::now() + ROOM;
         loop {
             let (error, returned) = match self.producer.send(record) {
@@ -149,7 +128,7 @@ impl Publisher {
 }
 
 /// What is known of a message whose delivery failed.
-fn classify(topic: &str, error: &RdKafkaError, before_sending: bool) -> PublishError {
+pub(super) fn classify(topic: &str, error: &RdKafkaError, before_sending: bool) -> PublishError {
     use RDKafkaErrorCode as Code;
 
     let cause = error
@@ -178,10 +157,65 @@ fn classify(topic: &str, error: &RdKafkaError, before_sending: bool) -> PublishE
     }
 }
 
-/// Counts the acknowledgements of messages that were sent together.
+/// A message in librdkafka's form.
+pub(super) fn record<O: rdkafka::util::IntoOpaque>(
+    message: &Message,
+    opaque: O,
+) -> BaseRecord<'_, [u8], [u8], O> {
+    let mut record = BaseRecord::with_opaque_to(&message.topic, opaque);
+    record.partition = message.partition;
+    record.key = message.key.as_deref();
+    record.payload = message.value.as_deref();
+    if !message.headers.is_empty() {
+        let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
+        for (key, value) in &message.headers {
+            headers = headers.insert(Header {
+                key,
+                value: value.as_deref(),
+            });
+        }
+        record.headers = Some(headers);
+    }
+    record
+}
+
+/// Where an acknowledged message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// The partition; −1 if the message has not been acknowledged.
+    pub partition: i32,
+    /// The offset; negative if the broker did not tell, as after a retry of what
+    /// it had already.
+    pub offset: i64,
+}
+
+impl Placed {
+    pub(super) const UNKNOWN: Placed = Placed {
+        partition: -1,
+        offset: -1,
+    };
+
+    pub(super) fn of(message: &rdkafka::message::BorrowedMessage<'_>) -> Placed {
+        Placed {
+            partition: message.partition(),
+            offset: message.offset(),
+        }
+    }
+}
+
+/// What became of messages that were sent together.
+#[derive(Debug, Default)]
+pub struct Published {
+    /// Where each is.
+    pub placed: Vec<Placed>,
+    /// Those that failed, by place.
+    pub failed: Vec<(usize, PublishError)>,
+}
+
+/// Collects the acknowledgements of messages that were sent together.
 struct Receipt {
     left: AtomicUsize,
-    failed: Mutex<Vec<(usize, PublishError)>>,
+    reports: Mutex<Published>,
     done: Notify,
 }
 
@@ -189,9 +223,24 @@ impl Receipt {
     fn new(messages: usize) -> Receipt {
         Receipt {
             left: AtomicUsize::new(messages),
-            failed: Mutex::new(Vec::new()),
+            reports: Mutex::new(Published {
+                placed: vec![Placed::UNKNOWN; messages],
+                failed: Vec::new(),
+            }),
             done: Notify::new(),
         }
+    }
+
+    fn failed(&self, place: usize, error: PublishError) {
+        self.reports.lock().failed.push((place, error));
+        self.one_less();
+    }
+
+    fn placed(&self, place: usize, placed: Placed) {
+        if let Some(known) = self.reports.lock().placed.get_mut(place) {
+            *known = placed;
+        }
+        self.one_less();
     }
 
     fn one_less(&self) {
@@ -200,11 +249,11 @@ impl Receipt {
         }
     }
 
-    async fn wait(&self) -> Vec<(usize, PublishError)> {
+    async fn wait(&self) -> Published {
         while self.left.load(Ordering::Acquire) > 0 {
             self.done.notified().await;
         }
-        std::mem::take(&mut *self.failed.lock())
+        std::mem::take(&mut *self.reports.lock())
     }
 }
 
@@ -232,10 +281,12 @@ impl ProducerContext for Context {
     type DeliveryOpaque = Box<Delivery>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, delivery: Box<Delivery>) {
-        if let Err((error, message)) = result {
-            let error = classify(message.topic(), error, false);
-            delivery.receipt.failed.lock().push((delivery.place, error));
+        let Delivery { receipt, place } = *delivery;
+        match result {
+            Ok(message) => receipt.placed(place, Placed::of(message)),
+            Err((error, message)) => {
+                receipt.failed(place, classify(message.topic(), error, false));
+            }
         }
-        delivery.receipt.one_less();
     }
 }

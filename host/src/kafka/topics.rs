@@ -1,13 +1,16 @@
 //! Topics: whether they exist, how many partitions they have, making them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::consumer::Consumer;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::{Offset, TopicPartitionList};
 
 use super::cluster::{ANSWER, Cluster, KafkaError, Quiet};
+use super::consumer::Source;
 
 impl Cluster {
     /// The partition counts of these topics; none for those that do not exist.
@@ -59,14 +62,46 @@ impl Cluster {
         for topic in &missing {
             match self.embedded() {
                 Some(embedded) => embedded.create_topic(topic, self.topics.partitions)?,
-                None => self.create(topic)?,
+                None => self.create(topic, self.topics.partitions, &[])?,
             }
             self.wait_for(topic)?;
         }
         Ok(missing)
     }
 
-    fn create(&self, topic: &str) -> Result<(), KafkaError> {
+    /// Creates a changelog: compacted, so that it keeps the last value of each
+    /// row. It is no error if it is there. Blocks, as [`Cluster::create_missing`].
+    pub fn create_changelog(&self, topic: &str, partitions: i32) -> Result<(), KafkaError> {
+        let compacted = [
+            ("cleanup.policy", "compact"),
+            // Rows are as large as effects may be.
+            ("max.message.bytes", "10485760"),
+        ];
+        self.create(topic, partitions, &compacted)?;
+        self.wait_for(topic)
+    }
+
+    /// The newest generation of a service's changelog and its partitions, if it
+    /// has any. Blocks.
+    pub fn newest_changelog(&self, service: &str) -> Result<Option<(u32, i32)>, KafkaError> {
+        let metadata = self
+            .asker
+            .fetch_metadata(None, ANSWER)
+            .map_err(|error| self.unreachable(&error))?;
+        let generations = metadata.topics().iter().filter_map(|topic| {
+            let generation = changelog_generation(service, topic.name())?;
+            let partitions = i32::try_from(topic.partitions().len()).ok()?;
+            (partitions > 0).then_some((generation, partitions))
+        });
+        Ok(generations.max())
+    }
+
+    fn create(
+        &self,
+        topic: &str,
+        partitions: i32,
+        config: &[(&str, &str)],
+    ) -> Result<(), KafkaError> {
         let refused = |cause: String| KafkaError::TopicRefused {
             topic: topic.to_owned(),
             cause,
@@ -77,11 +112,14 @@ impl Cluster {
                 health: self.health.clone(),
             })
             .map_err(|error| refused(error.to_string()))?;
-        let new = NewTopic::new(
+        let mut new = NewTopic::new(
             topic,
-            self.topics.partitions,
+            partitions,
             TopicReplication::Fixed(self.topics.replication),
         );
+        for (name, value) in config {
+            new = new.set(name, value);
+        }
         let options = AdminOptions::new().operation_timeout(Some(ANSWER));
         let results = tokio::runtime::Handle::current()
             .block_on(admin.create_topics([&new], &options))
@@ -131,10 +169,71 @@ impl Cluster {
         Err(KafkaError::UnequalPartitions(shown.join(", ")))
     }
 
-    /// The first and the next offset of a partition. Blocks.
+    /// Where groups are by partition, and what was noted there. Blocks.
+    pub fn group_offsets(
+        &self,
+        group: &str,
+        sources: &[Source],
+    ) -> Result<BTreeMap<Source, (i64, String)>, KafkaError> {
+        let fail = |error: rdkafka::error::KafkaError| self.unreachable(&error);
+        let asker: BaseConsumer<Quiet> = self
+            .config("tidemill-asker", &[("group.id", group)])
+            .create_with_context(Quiet {
+                health: self.health.clone(),
+            })
+            .map_err(fail)?;
+        let mut list = TopicPartitionList::new();
+        for (topic, partition) in sources {
+            list.add_partition(topic, *partition);
+        }
+        let committed = asker.committed_offsets(list, ANSWER).map_err(fail)?;
+        let elements = committed.elements().into_iter().filter_map(|element| {
+            let Offset::Offset(offset) = element.offset() else {
+                return None;
+            };
+            let source = (Arc::from(element.topic()), element.partition());
+            Some((source, (offset, element.metadata().to_owned())))
+        });
+        Ok(elements.collect())
+    }
+
+    /// The first and the next offset of a partition, committed or not. Blocks.
     pub fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), KafkaError> {
         self.asker
             .fetch_watermarks(topic, partition, ANSWER)
             .map_err(|error| self.unreachable(&error))
+    }
+}
+
+/// The changelog of a generation of a service's state.
+pub fn changelog(service: &str, generation: u32) -> String {
+    format!("{service}.state.{generation}")
+}
+
+/// Which generation of a service's changelog a topic is, if it is one.
+fn changelog_generation(service: &str, topic: &str) -> Option<u32> {
+    let generation = topic.strip_prefix(service)?.strip_prefix(".state.")?;
+    let number = generation.parse().ok()?;
+    // Written in one way only.
+    (number > 0 && changelog(service, number) == topic).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changelog_is_told_by_its_name() {
+        assert_eq!(changelog_generation("order", "order.state.12"), Some(12));
+        for other in [
+            "order.state.0",
+            "order.state.01",
+            "order.state.x",
+            "order.state.",
+            "order2.state.1",
+            "order",
+        ] {
+            assert_eq!(changelog_generation("order", other), None, "{other}");
+        }
     }
 }

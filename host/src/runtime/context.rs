@@ -120,6 +120,7 @@ impl publisher::Host for Context {
         };
         let message = Message {
             topic,
+            partition: None,
             key: message.key.map(Bytes::from),
             value: message.value.map(Bytes::from),
             headers: message

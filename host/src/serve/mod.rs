@@ -18,7 +18,7 @@ pub use config::Args;
 use config::{Config, ConfigError};
 
 use crate::admin::{self, Access};
-use crate::host::{DeployError, Host};
+use crate::host::{DeployError, Host, HostError};
 use crate::http::listener;
 use crate::kafka::{Cluster, KafkaError};
 use crate::library::{Library, LibraryError};
@@ -42,6 +42,8 @@ pub(crate) enum ServeError {
     Runtime(#[from] LoadError),
     #[error(transparent)]
     Kafka(#[from] KafkaError),
+    #[error(transparent)]
+    Host(#[from] HostError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("metrics cannot be counted: {0}")]
@@ -118,7 +120,9 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let url = format!("http://{}", addresses.http);
     let metrics = Metrics::new()?;
     library.keep_addresses(&addresses.named())?;
-    let host = Arc::new(Host::new(runtime, library, cluster, store, metrics, url)?);
+    let host = Arc::new(Host::new(
+        runtime, library, cluster, &id, store, metrics, url,
+    )?);
 
     host.start_kept().await;
     let (stopping, told) = watch::channel(false);

@@ -1,23 +1,26 @@
-//! The embedded store: committed rows, and the positions that they reach.
+//! The embedded store: this host's copy of committed rows, and how far it is.
 //!
-//! A write batch carries the rows of many events and the offset behind the last
-//! of them. Either all of it is there after a crash or none of it, so the state
-//! has every event exactly once, whatever Kafka's group offsets say.
+//! A write batch carries rows, the offsets behind the events that wrote them, and
+//! the offset of the changelog that the copy has reached. Either all of it is
+//! there after a crash or none of it.
 //!
-//! Rows are keyed `shard, table, 0, key`, so that a shard is one range. Writes
-//! reach the operating system before a commit returns (they outlive the
-//! process); after a power failure the store may fall back to an earlier
-//! commit, rows and positions together, and the events in between run again.
+//! A shard is written by its owner, or from its changelog by the follower, never
+//! by both: see [`Claim`]. Writes reach the operating system before a commit
+//! returns (they outlive the process); after a power failure the store may fall
+//! back to an earlier commit as a whole, and reads on from there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions};
-use parking_lot::Mutex;
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
 
+use super::rows::{Position, after_table, encode, store_key};
 use crate::effects::RowKey;
 
 /// The store could not read or write. Says what, for logs and errors.
@@ -31,9 +34,9 @@ pub struct StoreError {
 /// All state on this host, of one Kafka cluster.
 pub struct Store {
     database: Database,
-    positions: Keyspace,
+    marks: Keyspace,
     path: Arc<str>,
-    open: Mutex<BTreeMap<String, Arc<Tables>>>,
+    open: Mutex<BTreeMap<(String, u32), Arc<Tables>>>,
 }
 
 impl Store {
@@ -48,12 +51,12 @@ impl Store {
             .cache_size(64 << 20)
             .open()
             .map_err(fail)?;
-        let positions = database
-            .keyspace("positions", KeyspaceCreateOptions::default)
+        let marks = database
+            .keyspace("marks", KeyspaceCreateOptions::default)
             .map_err(fail)?;
         Ok(Store {
             database,
-            positions,
+            marks,
             path: name,
             open: Mutex::new(BTreeMap::new()),
         })
@@ -66,26 +69,58 @@ impl Store {
         }
     }
 
-    /// The tables of a service, made if they are missing.
-    pub fn tables(&self, service: &str) -> Result<Arc<Tables>, StoreError> {
+    /// The generations of a service's state that are here, oldest first.
+    pub fn generations(&self, service: &str) -> Vec<u32> {
+        let prefix = format!("state.{service}.");
+        let names = self.database.list_keyspace_names();
+        let generations = names
+            .iter()
+            .filter_map(|name| name.strip_prefix(&*prefix)?.parse().ok());
+        let mut generations: Vec<u32> = generations.collect();
+        generations.sort_unstable();
+        generations
+    }
+
+    /// The tables of a generation of a service's state, made if they are missing.
+    pub fn tables(&self, service: &str, generation: u32) -> Result<Arc<Tables>, StoreError> {
         let mut open = self.open.lock();
-        if let Some(tables) = open.get(service) {
+        let name = (service.to_owned(), generation);
+        if let Some(tables) = open.get(&name) {
             return Ok(tables.clone());
         }
+        let space = format!("state.{service}.{generation}");
+        let fail = |cause| self.fail(cause);
         let keyspace = self
             .database
-            .keyspace(&format!("state.{service}"), KeyspaceCreateOptions::default)
-            .map_err(|cause| self.fail(cause))?;
-        let tables = Arc::new(Tables {
-            service: service.to_owned(),
-            shards: ArcSwap::from_pointee(find_shards(&keyspace).map_err(|e| self.fail(e))?),
+            .keyspace(&space, KeyspaceCreateOptions::default)
+            .map_err(fail)?;
+        let mut tables = Tables {
+            generation,
+            shards: ArcSwap::from_pointee(find_shards(&keyspace).map_err(fail)?),
             keyspace,
             database: self.database.clone(),
-            positions: self.positions.clone(),
+            marks: self.marks.clone(),
+            prefix: format!("{space}\0"),
+            writers: Mutex::default(),
+            known: RwLock::default(),
+            complete: AtomicBool::new(false),
+            progress: watch::Sender::new(()),
             path: self.path.clone(),
-        });
-        open.insert(service.to_owned(), tables.clone());
+        };
+        tables.recall()?;
+        let tables = Arc::new(tables);
+        open.insert(name, tables.clone());
         Ok(tables)
+    }
+
+    /// Removes a generation of a service's state.
+    pub fn remove(&self, service: &str, generation: u32) -> Result<(), StoreError> {
+        let tables = self.tables(service, generation)?;
+        self.open.lock().remove(&(service.to_owned(), generation));
+        tables.forget()?;
+        self.database
+            .delete_keyspace(tables.keyspace.clone())
+            .map_err(|cause| self.fail(cause))
     }
 }
 
@@ -114,16 +149,50 @@ pub struct Commit {
     pub rows: BTreeMap<(u32, RowKey), Option<Bytes>>,
     /// By topic and partition: the offset of the next event to run.
     pub positions: BTreeMap<(Arc<str>, i32), i64>,
+    /// By shard: the offset of the changelog behind what is written here, where
+    /// it is known.
+    pub checkpoints: BTreeMap<u32, i64>,
 }
 
-/// The tables of one service.
+/// The right to write a shard as its owner. It ends when it is released, and
+/// with it whatever was still to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The shard.
+    pub shard: u32,
+    term: u64,
+}
+
+/// How far a copy is.
+#[derive(Debug, Default)]
+struct Known {
+    positions: BTreeMap<(Arc<str>, i32), i64>,
+    checkpoints: BTreeMap<u32, i64>,
+    ends: BTreeMap<u32, i64>,
+}
+
+/// Who may write a shard, other than the follower.
+#[derive(Debug, Default)]
+struct Writers {
+    owners: BTreeMap<u32, u64>,
+    terms: u64,
+}
+
+/// The tables of one generation of one service's state.
 pub struct Tables {
-    service: String,
+    generation: u32,
     keyspace: Keyspace,
     database: Database,
-    positions: Keyspace,
+    marks: Keyspace,
+    /// Names this generation among the marks.
+    prefix: String,
     /// Shards that have, or had, rows.
     shards: ArcSwap<BTreeSet<u32>>,
+    /// Held while something is written.
+    writers: Mutex<Writers>,
+    known: RwLock<Known>,
+    complete: AtomicBool,
+    progress: watch::Sender<()>,
     path: Arc<str>,
 }
 
@@ -135,9 +204,148 @@ impl Tables {
         }
     }
 
+    /// Reads the marks that are on disk.
+    fn recall(&mut self) -> Result<(), StoreError> {
+        let mut known = Known::default();
+        let mut complete = false;
+        for mark in self.marks.prefix(&self.prefix) {
+            let (name, value) = mark.into_inner().map_err(|cause| self.fail(cause))?;
+            let name = name.get(self.prefix.len()..).unwrap_or_default();
+            let value = value.first_chunk::<8>().copied().map(i64::from_be_bytes);
+            let (Some((kind, name)), Some(value)) = (name.split_first(), value) else {
+                continue;
+            };
+            let number = name.first_chunk::<4>().copied().map(u32::from_be_bytes);
+            match (kind, number) {
+                (b'c', Some(shard)) => {
+                    known.checkpoints.insert(shard, value);
+                }
+                (b'p', Some(partition)) => {
+                    let topic = String::from_utf8_lossy(name.get(4..).unwrap_or_default());
+                    let partition = partition.cast_signed();
+                    known.positions.insert((topic.into(), partition), value);
+                }
+                (b'r', _) => complete = true,
+                _ => {}
+            }
+        }
+        self.known = RwLock::new(known);
+        self.complete = AtomicBool::new(complete);
+        Ok(())
+    }
+
+    /// The generation of the state, from 1.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
     /// Shards that may have rows, in order.
     pub fn shards(&self) -> Arc<BTreeSet<u32>> {
         self.shards.load_full()
+    }
+
+    /// Whether it has been complete once, and so may be read.
+    pub fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Acquire)
+    }
+
+    /// It is complete now, and stays so over restarts.
+    pub fn set_complete(&self) -> Result<(), StoreError> {
+        self.complete.store(true, Ordering::Release);
+        self.progress.send_replace(());
+        self.mark(b'r', &[], crate::now_ms().cast_signed())
+    }
+
+    /// When it was last known to be up to date, in milliseconds since the Unix
+    /// epoch.
+    pub fn followed_at(&self) -> Result<Option<i64>, StoreError> {
+        let mark = self.marks.get(self.mark_name(b's', &[]));
+        let mark = mark.map_err(|cause| self.fail(cause))?;
+        Ok(mark.and_then(|value| value.first_chunk::<8>().copied().map(i64::from_be_bytes)))
+    }
+
+    /// It is up to date at this time.
+    pub fn set_followed_at(&self, time: i64) -> Result<(), StoreError> {
+        self.mark(b's', &[], time)
+    }
+
+    fn mark(&self, kind: u8, name: &[u8], value: i64) -> Result<(), StoreError> {
+        self.marks
+            .insert(self.mark_name(kind, name), value.to_be_bytes())
+            .map_err(|cause| self.fail(cause))
+    }
+
+    fn mark_name(&self, kind: u8, name: &[u8]) -> Vec<u8> {
+        let mut mark = Vec::with_capacity(self.prefix.len() + 1 + name.len());
+        mark.extend_from_slice(self.prefix.as_bytes());
+        mark.push(kind);
+        mark.extend_from_slice(name);
+        mark
+    }
+
+    /// Hears when anything was written.
+    pub fn progress(&self) -> watch::Receiver<()> {
+        self.progress.subscribe()
+    }
+
+    /// The offset of the next event to run, if it is known.
+    pub fn position(&self, topic: &str, partition: i32) -> Option<i64> {
+        let known = self.known.read();
+        let mut positions = known.positions.iter();
+        let found = positions.find(|((t, p), _)| *p == partition && **t == *topic);
+        found.map(|(_, position)| *position)
+    }
+
+    /// All such offsets.
+    pub fn positions(&self) -> BTreeMap<(Arc<str>, i32), i64> {
+        self.known.read().positions.clone()
+    }
+
+    /// The offset of the changelog that the copy of a shard has reached.
+    pub fn checkpoint(&self, shard: u32) -> Option<i64> {
+        self.known.read().checkpoints.get(&shard).copied()
+    }
+
+    /// The end of a shard's changelog, as last seen.
+    pub fn end(&self, shard: u32) -> Option<i64> {
+        self.known.read().ends.get(&shard).copied()
+    }
+
+    /// A shard's changelog ends here.
+    pub fn set_end(&self, shard: u32, end: i64) {
+        self.known.write().ends.insert(shard, end);
+    }
+
+    /// Offsets reached, and ends, added up over the shards whose ends are known.
+    pub fn reached(&self) -> (i64, i64) {
+        let known = self.known.read();
+        let shards = known.ends.iter().map(|(shard, end)| {
+            let reached = known.checkpoints.get(shard).copied().unwrap_or(0);
+            (reached.min(*end), *end)
+        });
+        shards.fold((0, 0), |(a, b), (c, d)| (a + c, b + d))
+    }
+
+    /// Takes a shard from the follower.
+    pub fn claim(&self, shard: u32) -> Claim {
+        let mut writers = self.writers.lock();
+        writers.terms += 1;
+        let term = writers.terms;
+        writers.owners.insert(shard, term);
+        Claim { shard, term }
+    }
+
+    /// Gives it back. What was to be written under the claim is not any more.
+    pub fn release(&self, claim: Claim) {
+        let mut writers = self.writers.lock();
+        if writers.owners.get(&claim.shard) == Some(&claim.term) {
+            writers.owners.remove(&claim.shard);
+        }
+    }
+
+    /// Whether a shard has an owner on this host.
+    pub fn is_claimed(&self, shard: u32) -> bool {
+        self.writers.lock().owners.contains_key(&shard)
     }
 
     /// The value of a row.
@@ -184,23 +392,44 @@ impl Tables {
         })
     }
 
-    /// The offset of the next event to run, if this host ever ran one.
-    pub fn position(&self, topic: &str, partition: i32) -> Result<Option<i64>, StoreError> {
-        let value = self
-            .positions
-            .get(self.position_key(topic, partition))
-            .map_err(|cause| self.fail(cause))?;
-        Ok(value
-            .and_then(|value| value.first_chunk::<8>().copied())
-            .map(i64::from_be_bytes))
+    /// The names of tables that have rows.
+    pub fn names(&self) -> Result<BTreeSet<String>, StoreError> {
+        let mut names = BTreeSet::new();
+        for &shard in self.shards().iter() {
+            let end = shard.checked_add(1).map(u32::to_be_bytes);
+            let mut from = shard.to_be_bytes().to_vec();
+            while let Some(row) = self.keyspace.range(from.clone()..).next() {
+                let key = row.key().map_err(|cause| self.fail(cause))?;
+                if end.is_some_and(|end| key[..] >= end[..]) {
+                    break;
+                }
+                let name = key.get(4..).unwrap_or_default();
+                let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+                let name = String::from_utf8_lossy(name).into_owned();
+                from = after_table(shard, &name);
+                names.insert(name);
+            }
+        }
+        Ok(names)
     }
 
-    /// Writes rows and positions, all or nothing.
-    pub fn commit(&self, commit: &Commit) -> Result<(), StoreError> {
+    /// Writes rows and marks as the owner of their shards, all or nothing. What
+    /// belongs to shards whose claim has ended is left out: the follower reads it
+    /// from the changelog.
+    pub fn commit(&self, commit: &Commit, claims: &[Claim]) -> Result<(), StoreError> {
+        let writers = self.writers.lock();
+        let current: BTreeSet<u32> = claims
+            .iter()
+            .filter(|claim| writers.owners.get(&claim.shard) == Some(&claim.term))
+            .map(|claim| claim.shard)
+            .collect();
         let mut batch = self.database.batch();
         let mut new = BTreeSet::new();
         let shards = self.shards();
         for ((shard, (table, key)), value) in &commit.rows {
+            if !current.contains(shard) {
+                continue;
+            }
             let row = encode(*shard, table, key);
             match value {
                 Some(value) => batch.insert(&self.keyspace, row, &value[..]),
@@ -210,46 +439,97 @@ impl Tables {
                 new.insert(*shard);
             }
         }
-        for ((topic, partition), offset) in &commit.positions {
-            let key = self.position_key(topic, *partition);
-            batch.insert(&self.positions, key, offset.to_be_bytes());
+        let positions = commit
+            .positions
+            .iter()
+            .filter(|((_, partition), _)| current.contains(&partition.cast_unsigned()));
+        let positions: BTreeMap<_, _> = positions.map(|(s, o)| (s.clone(), *o)).collect();
+        let checkpoints = commit
+            .checkpoints
+            .iter()
+            .filter(|(shard, _)| current.contains(shard));
+        let checkpoints: BTreeMap<_, _> = checkpoints.map(|(s, o)| (*s, *o)).collect();
+        self.write(batch, new, positions, checkpoints)
+    }
+
+    /// Writes what the changelog of a shard has. Returns whether it was written:
+    /// it is not if the shard has an owner here.
+    pub fn apply(
+        &self,
+        shard: u32,
+        records: impl Iterator<Item = (Bytes, Option<Bytes>)>,
+        position: Option<&Position>,
+        checkpoint: i64,
+    ) -> Result<bool, StoreError> {
+        let writers = self.writers.lock();
+        if writers.owners.contains_key(&shard) {
+            return Ok(false);
+        }
+        let mut batch = self.database.batch();
+        for (key, value) in records {
+            let row = store_key(shard, &key);
+            match value {
+                Some(value) => batch.insert(&self.keyspace, row, &value[..]),
+                None => batch.remove(&self.keyspace, row),
+            }
+        }
+        let new = match self.shards().contains(&shard) {
+            true => BTreeSet::new(),
+            false => BTreeSet::from([shard]),
+        };
+        let positions = position
+            .into_iter()
+            .flat_map(|position| &position.positions);
+        let positions = positions
+            .map(|(topic, offset)| ((Arc::from(&**topic), shard.cast_signed()), *offset))
+            .collect();
+        self.write(batch, new, positions, BTreeMap::from([(shard, checkpoint)]))?;
+        Ok(true)
+    }
+
+    fn write(
+        &self,
+        mut batch: OwnedWriteBatch,
+        mut new: BTreeSet<u32>,
+        positions: BTreeMap<(Arc<str>, i32), i64>,
+        checkpoints: BTreeMap<u32, i64>,
+    ) -> Result<(), StoreError> {
+        for ((topic, partition), offset) in &positions {
+            let mut name = partition.to_be_bytes().to_vec();
+            name.extend_from_slice(topic.as_bytes());
+            let name = self.mark_name(b'p', &name);
+            batch.insert(&self.marks, name, offset.to_be_bytes());
+        }
+        for (shard, offset) in &checkpoints {
+            let name = self.mark_name(b'c', &shard.to_be_bytes());
+            batch.insert(&self.marks, name, offset.to_be_bytes());
         }
         if !new.is_empty() {
             // Before the rows can be read; an empty shard more does no harm.
-            new.extend(shards.iter());
+            new.extend(self.shards().iter());
             self.shards.store(Arc::new(new));
         }
-        batch.commit().map_err(|cause| self.fail(cause))
+        batch.commit().map_err(|cause| self.fail(cause))?;
+        let mut known = self.known.write();
+        known.positions.extend(positions);
+        known.checkpoints.extend(checkpoints);
+        drop(known);
+        self.progress.send_replace(());
+        Ok(())
     }
 
-    fn position_key(&self, topic: &str, partition: i32) -> Vec<u8> {
-        let mut key = Vec::with_capacity(self.service.len() + topic.len() + 6);
-        key.extend_from_slice(self.service.as_bytes());
-        key.push(0);
-        key.extend_from_slice(topic.as_bytes());
-        key.push(0);
-        key.extend_from_slice(&partition.to_be_bytes());
-        key
+    /// Empties it: it is not complete any more, and begins at nothing.
+    pub fn forget(&self) -> Result<(), StoreError> {
+        let _writing = self.writers.lock();
+        self.complete.store(false, Ordering::Release);
+        // The marks first: rows without marks are read again.
+        for mark in self.marks.prefix(&self.prefix) {
+            let name = mark.key().map_err(|cause| self.fail(cause))?;
+            self.marks.remove(name).map_err(|cause| self.fail(cause))?;
+        }
+        *self.known.write() = Known::default();
+        self.keyspace.clear().map_err(|cause| self.fail(cause))
     }
-}
-
-/// The stored form of a row's name. Table names have no zero byte.
-fn encode(shard: u32, table: &str, key: &[u8]) -> Vec<u8> {
-    let mut row = Vec::with_capacity(4 + table.len() + 1 + key.len());
-    row.extend_from_slice(&shard.to_be_bytes());
-    row.extend_from_slice(table.as_bytes());
-    row.push(0);
-    row.extend_from_slice(key);
-    row
-}
-
-/// The first stored key behind all rows of a table.
-fn after_table(shard: u32, table: &str) -> Vec<u8> {
-    let mut row = encode(shard, table, &[]);
-    if let Some(last) = row.last_mut() {
-        *last = 1;
-    }
-    row
 }
 
 #[cfg(test)]
@@ -267,61 +547,97 @@ mod tests {
             .collect()
     }
 
-    #[test]
-    fn rows_and_positions_are_there_after_reopening() {
-        let folder = crate::testing::folder("store-reopen");
-        {
-            let store = Store::open(&folder).unwrap();
-            let tables = store.tables("order").unwrap();
-            let mut commit = Commit::default();
-            commit
-                .rows
-                .insert((3, row("orders", "b")), Some(Bytes::from_static(b"2")));
-            commit
-                .rows
-                .insert((3, row("orders", "a")), Some(Bytes::from_static(b"1")));
-            commit
-                .rows
-                .insert((7, row("orders", "c")), Some(Bytes::from_static(b"3")));
-            commit.positions.insert(("user_topic".into(), 3), 42);
-            tables.commit(&commit).unwrap();
+    fn commit(rows: &[(u32, &str, &str)]) -> Commit {
+        let mut commit = Commit::default();
+        for (shard, table, key) in rows {
+            let value = Some(Bytes::from_static(b"x"));
+            commit.rows.insert((*shard, row(table, key)), value);
         }
-        let store = Store::open(&folder).unwrap();
-        let tables = store.tables("order").unwrap();
-        assert_eq!(tables.position("user_topic", 3).unwrap(), Some(42));
-        assert_eq!(tables.position("user_topic", 4).unwrap(), None);
-        assert_eq!(*tables.shards(), BTreeSet::from([3, 7]));
-        assert_eq!(keys(&tables, 3, "orders", false), ["a", "b"]);
-        assert_eq!(keys(&tables, 3, "orders", true), ["b", "a"]);
-        assert_eq!(
-            tables.get(7, "orders", b"c").unwrap().as_deref(),
-            Some(&b"3"[..])
-        );
+        commit
     }
 
     #[test]
-    fn tables_and_services_do_not_see_each_other() {
-        let store = Store::open(&crate::testing::folder("store-apart")).unwrap();
-        let order = store.tables("order").unwrap();
-        let other = store.tables("order-2").unwrap();
-        let mut commit = Commit::default();
-        for table in ["a", "ab", "b"] {
-            commit
-                .rows
-                .insert((0, row(table, table)), Some(Bytes::from_static(b"x")));
+    fn rows_and_marks_are_there_after_reopening() {
+        let folder = crate::testing::folder("store-reopen");
+        {
+            let store = Store::open(&folder).unwrap();
+            let tables = store.tables("order", 1).unwrap();
+            let mut commit = commit(&[(3, "orders", "b"), (3, "orders", "a"), (7, "orders", "c")]);
+            commit.positions.insert(("user_topic".into(), 3), 42);
+            commit.checkpoints.insert(3, 99);
+            let claims = [tables.claim(3), tables.claim(7)];
+            tables.commit(&commit, &claims).unwrap();
+            tables.set_complete().unwrap();
         }
-        commit.positions.insert(("t".into(), 0), 1);
-        order.commit(&commit).unwrap();
+        let store = Store::open(&folder).unwrap();
+        assert_eq!(store.generations("order"), [1]);
+        let tables = store.tables("order", 1).unwrap();
+        assert!(tables.is_complete());
+        assert_eq!(tables.position("user_topic", 3), Some(42));
+        assert_eq!(tables.position("user_topic", 4), None);
+        assert_eq!(tables.checkpoint(3), Some(99));
+        assert_eq!(*tables.shards(), BTreeSet::from([3, 7]));
+        assert_eq!(keys(&tables, 3, "orders", false), ["a", "b"]);
+        assert_eq!(keys(&tables, 3, "orders", true), ["b", "a"]);
+        let found = tables.get(7, "orders", b"c").unwrap();
+        assert_eq!(found.as_deref(), Some(&b"x"[..]));
+        tables.forget().unwrap();
+        assert!(!tables.is_complete());
+        assert_eq!(tables.position("user_topic", 3), None);
+        assert!(keys(&tables, 3, "orders", false).is_empty());
+    }
+
+    #[test]
+    fn tables_services_and_generations_do_not_see_each_other() {
+        let store = Store::open(&crate::testing::folder("store-apart")).unwrap();
+        let order = store.tables("order", 1).unwrap();
+        let mut all = commit(&[(0, "a", "a"), (0, "ab", "ab"), (0, "b", "b")]);
+        all.positions.insert(("t".into(), 0), 1);
+        order.commit(&all, &[order.claim(0)]).unwrap();
         assert_eq!(keys(&order, 0, "a", false), ["a"]);
         assert_eq!(keys(&order, 0, "ab", false), ["ab"]);
-        assert!(keys(&other, 0, "a", false).is_empty());
-        assert_eq!(other.position("t", 0).unwrap(), None);
+        let names = order.names().unwrap();
+        assert_eq!(names.into_iter().collect::<Vec<_>>(), ["a", "ab", "b"]);
+        for (service, generation) in [("order-2", 1), ("order", 2), ("order", 11)] {
+            let other = store.tables(service, generation).unwrap();
+            assert!(keys(&other, 0, "a", false).is_empty());
+            assert_eq!(other.position("t", 0), None);
+        }
+        assert_eq!(store.generations("order"), [1, 2, 11]);
+        store.remove("order", 1).unwrap();
+        assert_eq!(store.generations("order"), [2, 11]);
+    }
+
+    #[test]
+    fn a_shard_is_written_by_its_owner_or_from_its_changelog() {
+        let store = Store::open(&crate::testing::folder("store-claims")).unwrap();
+        let tables = store.tables("order", 1).unwrap();
+        let record = |key: &'static str| {
+            let name = crate::state::rows::record_key("t", key.as_bytes());
+            [(name, Some(Bytes::from_static(b"x")))].into_iter()
+        };
+        assert!(tables.apply(0, record("followed"), None, 1).unwrap());
+        let claim = tables.claim(0);
+        assert!(!tables.apply(0, record("late"), None, 2).unwrap());
+        tables
+            .commit(&commit(&[(0, "t", "owned")]), &[claim])
+            .unwrap();
+        tables.release(claim);
+        // The owner's last commit comes too late, and is left to the changelog.
+        let late = commit(&[(0, "t", "too-late")]);
+        tables.commit(&late, &[claim]).unwrap();
+        let next = tables.claim(0);
+        tables.commit(&late, &[claim]).unwrap();
+        tables.release(next);
+        assert!(tables.apply(0, record("again"), None, 3).unwrap());
+        assert_eq!(keys(&tables, 0, "t", false), ["again", "followed", "owned"]);
+        assert_eq!(tables.checkpoint(0), Some(3));
     }
 
     #[test]
     fn a_range_that_ends_before_it_starts_is_empty() {
         let store = Store::open(&crate::testing::folder("store-range")).unwrap();
-        let tables = store.tables("order").unwrap();
+        let tables = store.tables("order", 1).unwrap();
         let range = tables.scan(0, "t", Some(b"b"), Some(b"a"), false);
         assert_eq!(range.count(), 0);
     }

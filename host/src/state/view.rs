@@ -315,12 +315,13 @@ mod tests {
     /// Rows `(shard, key, value)` committed in table `t`.
     fn committed(name: &str, rows: &[(u32, &str, &str)]) -> Fixture {
         let store = Store::open(&crate::testing::folder(name)).unwrap();
-        let tables = store.tables("s").unwrap();
+        let tables = store.tables("s", 1).unwrap();
         let mut commit = Commit::default();
         for (shard, key, value) in rows {
             commit.rows.insert((*shard, row(key)), Some(text(value)));
         }
-        tables.commit(&commit).unwrap();
+        let claims: Vec<_> = (0..8).map(|shard| tables.claim(shard)).collect();
+        tables.commit(&commit, &claims).unwrap();
         Fixture {
             tables,
             _store: store,

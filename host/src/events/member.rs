@@ -1,0 +1,698 @@
+//! One membership in a consumer group: the partitions that this host was given,
+//! their lanes, and the committer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemill_manifest::Start as Begin;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::committer::{Broken, Committer, Means};
+use super::group::{Done, Origin, Shard};
+use super::lane::{Lane, Order, Ties};
+use super::ownership::{Ownership, Step, Unit};
+use super::subscription::{Changelog, Run, StartError};
+use crate::follower::Held;
+use crate::kafka::{Change, Cluster, Consumer, Ends, KafkaError, Source, Trouble, changelog};
+
+/// How long revoked partitions may take to finish what runs on them. Below the
+/// time in which the broker waits for a rebalance.
+const DRAIN: Duration = Duration::from_secs(20);
+/// How often it is looked whether another state may be read.
+const TICK: Duration = Duration::from_secs(1);
+/// Every how many ticks the broker is asked whether topics are as they were.
+const LOOK: u32 = 5;
+
+/// How a membership ended.
+pub(super) enum End {
+    /// It was told to.
+    Stopped,
+    /// It cannot go on; another may.
+    Again(String),
+}
+
+/// Where partitions are begun.
+#[derive(Debug, Default)]
+struct Starts {
+    /// Where the group left them.
+    known: BTreeMap<Source, i64>,
+    /// Where the manifest says, for those consumed for the first time.
+    begun: BTreeMap<Source, i64>,
+}
+
+impl Starts {
+    fn positions(&self) -> BTreeMap<Source, i64> {
+        let both = self.known.iter().chain(&self.begun);
+        both.map(|(source, offset)| (source.clone(), *offset))
+            .collect()
+    }
+}
+
+/// A lane at work, seen from outside.
+struct Running {
+    term: u64,
+    sources: Vec<Source>,
+    origin: Arc<Origin>,
+    orders: watch::Sender<Order>,
+    task: JoinHandle<()>,
+}
+
+/// A unit whose state is here.
+struct Ready {
+    unit: Unit,
+    term: u64,
+    held: Option<Held>,
+}
+
+/// What the broker said of topics and changelogs.
+struct Looked {
+    partitions: BTreeMap<String, Option<i32>>,
+    next: Option<i32>,
+}
+
+pub(super) struct Member<'a> {
+    run: &'a Run,
+    consumer: Arc<Consumer>,
+    changelog: Option<Changelog>,
+    committing: JoinHandle<Result<(), Broken>>,
+    done: mpsc::UnboundedSender<Done>,
+    ownership: Ownership,
+    lanes: BTreeMap<Unit, Running>,
+    /// Where the group was when a partition was assigned.
+    starts: BTreeMap<Source, i64>,
+    /// Partitions that nothing was read of since they were assigned.
+    untouched: BTreeMap<Source, i64>,
+    catching_up: JoinSet<Option<Ready>>,
+    looking: JoinSet<Result<Looked, KafkaError>>,
+    changes: mpsc::UnboundedReceiver<Change>,
+    ends: watch::Receiver<Ends>,
+}
+
+impl<'a> Member<'a> {
+    pub(super) fn join(
+        run: &'a Run,
+        means: Means,
+        changelog: Option<Changelog>,
+    ) -> Result<Member<'a>, KafkaError> {
+        let (changes, changed) = mpsc::unbounded_channel();
+        let (ends, end) = watch::channel(Ends::new());
+        // Partition i of all topics has to be with one host where state joins
+        // them; anything else may go anywhere.
+        let together = run.state && run.topics.len() > 1;
+        let cluster = &run.shared.cluster;
+        let consumer = Consumer::join(cluster, &run.group, &run.topics, together, changes, ends)?;
+        let consumer = Arc::new(consumer);
+        let (done, to_commit) = mpsc::unbounded_channel();
+        let committer = Committer {
+            service: run.service.clone(),
+            host: run.shared.host_id.clone(),
+            done: to_commit,
+            means,
+            consumer: consumer.clone(),
+        };
+        Ok(Member {
+            run,
+            consumer,
+            changelog,
+            committing: tokio::spawn(committer.run()),
+            done,
+            ownership: Ownership::new(&run.topics, run.state),
+            lanes: BTreeMap::new(),
+            starts: BTreeMap::new(),
+            untouched: BTreeMap::new(),
+            catching_up: JoinSet::new(),
+            looking: JoinSet::new(),
+            changes: changed,
+            ends: end,
+        })
+    }
+
+    fn name(&self) -> &str {
+        self.run.service.name()
+    }
+
+    pub(super) async fn run(mut self, stopped: &mut oneshot::Receiver<()>) -> End {
+        // An assignment that is not answered yet: at once, or after a failure
+        // again and again. One without partitions wants its answer as well, or
+        // the group waits for it, and nothing is read of those that are kept.
+        let mut unanswered: Option<Vec<Source>> = None;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticks = 0u32;
+        let why = loop {
+            tokio::select! {
+                trouble = self.consumer.serve(&self.run.shared.cluster) => {
+                    if let Some(why) = self.hear(trouble) {
+                        break why;
+                    }
+                    continue;
+                }
+                Some(change) = self.changes.recv() => match change {
+                    Change::Assigned(sources) => {
+                        unanswered.get_or_insert_default().extend(sources);
+                    }
+                    // These answer for an assignment before them, too.
+                    Change::Revoked(sources) => {
+                        unanswered = without(unanswered, &sources);
+                        let steps = self.ownership.revoked(&sources);
+                        self.take(steps).await;
+                        self.let_go(&sources);
+                    }
+                    Change::Lost(sources) => {
+                        unanswered = without(unanswered, &sources);
+                        let shown = shown(&sources);
+                        tracing::warn!(service = self.name(), partitions = %shown, "partitions were lost: what ran on them and was not committed is dropped");
+                        let steps = self.ownership.lost(&sources);
+                        self.take(steps).await;
+                        self.let_go(&sources);
+                    }
+                },
+                Some(ready) = self.catching_up.join_next() => {
+                    if let Ok(Some(ready)) = ready && let Err(error) = self.start(ready).await {
+                        break error.to_string();
+                    }
+                    continue;
+                }
+                Some(looked) = self.looking.join_next() => {
+                    if let Ok(Ok(looked)) = looked {
+                        self.see(looked).await;
+                    }
+                    continue;
+                }
+                () = self.run.look.notified() => {
+                    self.look();
+                    continue;
+                }
+                _ = tick.tick() => {
+                    self.change_over();
+                    ticks += 1;
+                    if ticks.is_multiple_of(LOOK) {
+                        self.look();
+                    }
+                }
+                Ok(()) = self.ends.changed() => {
+                    let ends = self.ends.borrow_and_update().clone();
+                    self.run.service.board().ends(ends);
+                    continue;
+                }
+                broken = &mut self.committing => {
+                    break match broken {
+                        Ok(Err(broken)) if broken.in_doubt => {
+                            format!("it is not known whether a transaction was committed: {broken}")
+                        }
+                        Ok(Err(broken)) => format!("transactions cannot go on: {broken}"),
+                        Ok(Ok(())) | Err(_) => "the committer ended".to_owned(),
+                    };
+                }
+                _ = &mut *stopped => {
+                    self.leave(true).await;
+                    return End::Stopped;
+                }
+            }
+            if let Some(sources) = unanswered.take() {
+                match self.assigned(&sources).await {
+                    Ok(()) => self.run.service.board().trouble(None),
+                    Err(error) => {
+                        tracing::warn!(service = self.name(), %error, "partitions are not consumed yet, trying again");
+                        self.run.service.board().trouble(Some(error.to_string()));
+                        unanswered = Some(sources);
+                    }
+                }
+            }
+        };
+        self.leave(false).await;
+        End::Again(why)
+    }
+
+    /// Something is wrong with the consumer. Returns why it cannot go on.
+    fn hear(&self, trouble: Trouble) -> Option<String> {
+        match trouble {
+            Trouble::Passing(why) => {
+                tracing::debug!(service = self.name(), "the consumer says: {why}");
+                None
+            }
+            Trouble::Lasting(why) => {
+                tracing::warn!(service = self.name(), "the consumer says: {why}");
+                self.run.service.board().trouble(Some(why));
+                None
+            }
+            Trouble::Fatal(why) => Some(why),
+        }
+    }
+
+    /// Takes on partitions that were assigned. They are read from where the group
+    /// is, and not before their state is here.
+    async fn assigned(&mut self, sources: &[Source]) -> Result<(), StartError> {
+        let starts = self.starts(sources.to_vec()).await?;
+        let positions = starts.positions();
+        // Their queues are taken again when they are read.
+        drop(self.consumer.take(&positions)?);
+        self.keep(&starts.begun).await?;
+        for (source, position) in positions {
+            self.run.service.board().took(source.clone(), position);
+            self.starts.insert(source.clone(), position);
+            self.untouched.insert(source, position);
+        }
+        let steps = self.ownership.assigned(sources);
+        self.take(steps).await;
+        let shards = self.changelog.as_ref().map(|changelog| changelog.shards);
+        if shards.is_some_and(|shards| sources.iter().any(|source| source.1 >= shards)) {
+            self.look();
+        }
+        if !sources.is_empty() {
+            let partitions = shown(sources);
+            tracing::info!(service = self.name(), %partitions, "assigned");
+        }
+        self.say_incomplete();
+        Ok(())
+    }
+
+    /// Where to begin each partition: where the group is; else where the manifest
+    /// says. What another host has not finished is waited for.
+    async fn starts(&self, sources: Vec<Source>) -> Result<Starts, StartError> {
+        let manifest = self.run.service.current().manifest.clone();
+        let (consumer, cluster) = (self.consumer.clone(), self.run.shared.cluster.clone());
+        let found = tokio::task::spawn_blocking(move || {
+            let mut starts = Starts {
+                known: consumer.committed(&sources)?,
+                begun: BTreeMap::new(),
+            };
+            for source in sources {
+                if starts.known.contains_key(&source) {
+                    continue;
+                }
+                let (low, high) = cluster.watermarks(&source.0, source.1)?;
+                let subscribed = manifest.subscribe.iter();
+                let mut one = subscribed.filter(|one| *one.topic == *source.0);
+                let begin = one.next().map_or(Begin::Earliest, |one| one.start);
+                let offset = match begin {
+                    Begin::Earliest => low,
+                    Begin::Latest => high,
+                };
+                starts.begun.insert(source, offset);
+            }
+            Ok::<_, StartError>(starts)
+        });
+        found.await?
+    }
+
+    /// Keeps where partitions were begun, so that "latest" means the time of the
+    /// first start and not that of each.
+    async fn keep(&self, begun: &BTreeMap<Source, i64>) -> Result<(), StartError> {
+        if begun.is_empty() {
+            return Ok(());
+        }
+        let (consumer, begun) = (self.consumer.clone(), begun.clone());
+        let host = self.run.shared.host_id.clone();
+        let kept = tokio::task::spawn_blocking(move || consumer.commit(&begun, &host, true));
+        Ok(kept.await??)
+    }
+
+    /// Does what ownership asks for.
+    async fn take(&mut self, steps: Vec<Step>) {
+        let mut draining = Vec::new();
+        for step in steps {
+            match step {
+                Step::CatchUp(unit, term) => self.catch_up(unit, term),
+                Step::Drain(unit, term) => {
+                    if let Some(lane) = self.lanes.remove(&unit) {
+                        // A lane that has ended needs no order.
+                        let _ = lane.orders.send(Order::Drain);
+                        draining.push((unit, term, lane));
+                    }
+                }
+                Step::Drop(unit, _) => {
+                    if let Some(lane) = self.lanes.remove(&unit) {
+                        self.drop_lane(&lane);
+                        lane.task.abort();
+                    }
+                }
+            }
+        }
+        let deadline = tokio::time::Instant::now() + DRAIN;
+        for (unit, term, mut lane) in draining {
+            let ended = tokio::time::timeout_at(deadline, &mut lane.task).await;
+            if ended.is_err() {
+                let partitions = shown(&lane.sources);
+                tracing::warn!(service = self.name(), %partitions, "what ran on these partitions was not committed in time and is dropped");
+                lane.task.abort();
+            }
+            self.drop_lane(&lane);
+            self.commit_last(&lane.sources).await;
+            self.ownership.ended(&unit, term);
+        }
+    }
+
+    /// Nothing of a lane counts any more, and its sources are read anew.
+    fn drop_lane(&mut self, lane: &Running) {
+        lane.origin.disown();
+        let board = self.run.service.board();
+        for source in &lane.sources {
+            self.untouched.remove(source);
+            // A replay's positions are behind the group's.
+            if let Some(start) = self.starts.get_mut(source) {
+                *start = board.position(source).max(*start);
+            }
+        }
+    }
+
+    /// What is committed here need not be run again by the next owner. Of a
+    /// transaction it is known already.
+    async fn commit_last(&self, sources: &[Source]) {
+        if self.run.delivery == tidemill_manifest::Delivery::ExactlyOnce {
+            return;
+        }
+        let board = self.run.service.board();
+        let positions = sources.iter().filter_map(|source| {
+            let position = board.position(source).max(*self.starts.get(source)?);
+            (position >= 0).then(|| (source.clone(), position))
+        });
+        let positions: BTreeMap<Source, i64> = positions.collect();
+        let (consumer, host) = (self.consumer.clone(), self.run.shared.host_id.clone());
+        let committed =
+            tokio::task::spawn_blocking(move || consumer.commit(&positions, &host, true));
+        if let Ok(Err(error)) = committed.await {
+            tracing::debug!(service = self.name(), %error, "last offsets were not committed");
+        }
+    }
+
+    fn let_go(&mut self, sources: &[Source]) {
+        for source in sources {
+            self.run.service.board().let_go(source);
+            self.starts.remove(source);
+            self.untouched.remove(source);
+        }
+        if let Err(error) = self.consumer.let_go(sources) {
+            tracing::warn!(service = self.name(), %error, "partitions were not given back");
+        }
+        self.say_incomplete();
+    }
+
+    /// A shard whose partitions are with several hosts runs nowhere.
+    fn say_incomplete(&self) {
+        let board = self.run.service.board();
+        for source in self.ownership.incomplete() {
+            board.apart(&source);
+        }
+    }
+
+    /// Brings the state of a unit up to date, in the background.
+    fn catch_up(&mut self, unit: Unit, term: u64) {
+        let Some(changelog) = &self.changelog else {
+            let shard = unit.partition.cast_unsigned();
+            let tables = self.run.service.state.writing();
+            let held = self.run.state.then(|| Held::alone(tables, shard));
+            self.catching_up
+                .spawn(std::future::ready(Some(Ready { unit, term, held })));
+            return;
+        };
+        let shard: Source = (changelog.topic.clone(), unit.partition);
+        let (cluster, follower) = (
+            self.run.shared.cluster.clone(),
+            self.run.shared.follower.clone(),
+        );
+        for source in self.ownership.sources(&unit) {
+            self.run.service.board().restoring(&source);
+        }
+        self.catching_up.spawn(async move {
+            let until = end(&cluster, &shard).await;
+            let held = follower.hand_over(&shard, until).await?;
+            Some(Ready {
+                unit,
+                term,
+                held: Some(held),
+            })
+        });
+    }
+
+    /// Runs a unit whose state is here.
+    async fn start(&mut self, ready: Ready) -> Result<(), StartError> {
+        let Ready { unit, term, held } = ready;
+        // What is not wanted any more goes back when it is dropped.
+        if !self.ownership.caught_up(&unit, term) {
+            return Ok(());
+        }
+        let shard = held.map(|held| Shard {
+            held: Arc::new(held),
+            changelog: self
+                .changelog
+                .as_ref()
+                .map(|changelog| changelog.topic.clone()),
+        });
+        let (replies, replied) = mpsc::unbounded_channel();
+        let origin = Arc::new(Origin::new(replies, shard, self.consumer.losses()));
+        let sources = self.ownership.sources(&unit);
+        let mut quiet_until = BTreeMap::new();
+        let mut queues = Vec::new();
+        for source in &sources {
+            let (from, quiet) = self.begin_at(source, &origin).await?;
+            if let Some(until) = quiet {
+                quiet_until.insert(source.clone(), until);
+            }
+            queues.push((source.clone(), self.consumer.queue(source)?));
+            if self.untouched.remove(source) != Some(from) {
+                let (consumer, source) = (self.consumer.clone(), source.clone());
+                tokio::task::spawn_blocking(move || consumer.seek(&source, from)).await??;
+            }
+            self.run.service.board().running(source, from);
+        }
+        if !quiet_until.is_empty() {
+            let partitions = shown(&sources);
+            tracing::info!(service = self.name(), %partitions, "past events are run again for their rows alone");
+        }
+        let (orders, ordered) = watch::channel(Order::Run);
+        let lane = Lane::new(Ties {
+            service: self.run.service.clone(),
+            cluster: self.run.shared.cluster.clone(),
+            consumer: self.consumer.clone(),
+            done: self.done.clone(),
+            origin: origin.clone(),
+            replies: replied,
+            orders: ordered,
+            swaps: self.run.service.swaps(),
+            quiet_until,
+        });
+        let running = Running {
+            term,
+            sources,
+            origin,
+            orders,
+            task: tokio::spawn(lane.run(queues)),
+        };
+        self.lanes.insert(unit, running);
+        Ok(())
+    }
+
+    /// Where a source is read from, and up to where its events are run for their
+    /// rows alone: those that the group has committed, and the state has not
+    /// seen. That is so for a state that is rebuilt.
+    async fn begin_at(
+        &self,
+        source: &Source,
+        origin: &Origin,
+    ) -> Result<(i64, Option<i64>), StartError> {
+        let start = self.starts.get(source).copied().unwrap_or(0);
+        let group = self.run.service.board().position(source).max(start);
+        let Some(shard) = &origin.shard else {
+            return Ok((group, None));
+        };
+        let tables = shard.held.tables();
+        let seen = match tables.position(&source.0, source.1) {
+            Some(position) => position,
+            // The first generation begins where the service did.
+            None if tables.generation() == 1 => return Ok((group, None)),
+            None => {
+                let (cluster, source) = (self.run.shared.cluster.clone(), source.clone());
+                let asked = move || cluster.watermarks(&source.0, source.1);
+                tokio::task::spawn_blocking(asked).await??.0
+            }
+        };
+        Ok((seen, (seen < group).then_some(group)))
+    }
+
+    /// Asks the broker, in the background, whether topics and changelogs are as
+    /// they were.
+    fn look(&mut self) {
+        let Some(known) = &self.changelog else { return };
+        if !self.looking.is_empty() {
+            return;
+        }
+        let (cluster, topics) = (self.run.shared.cluster.clone(), self.run.topics.clone());
+        let next = changelog(self.run.service.name(), known.generation + 1);
+        self.looking.spawn_blocking(move || {
+            let partitions = cluster.partitions(&topics)?;
+            let next = cluster
+                .partitions(std::slice::from_ref(&next))?
+                .remove(&next);
+            Ok(Looked {
+                partitions,
+                next: next.flatten(),
+            })
+        });
+    }
+
+    /// Takes in what it said: a new generation is turned to; without one, topics
+    /// that have not as many partitions as the state has shards stop the service
+    /// before the first event in the wrong shard.
+    async fn see(&mut self, looked: Looked) {
+        let Some(known) = self.changelog.clone() else {
+            return;
+        };
+        if let Some(shards) = looked.next {
+            let generation = known.generation + 1;
+            tracing::info!(
+                service = self.name(),
+                generation,
+                "turning to a new generation of the state"
+            );
+            let steps = self.ownership.halt();
+            self.take(steps).await;
+            match self.run.turn_to(generation, shards) {
+                Ok(changelog) => self.changelog = Some(changelog),
+                Err(error) => {
+                    tracing::error!(service = self.name(), %error, "the new generation cannot be kept");
+                    self.run.service.board().trouble(Some(error.to_string()));
+                    return;
+                }
+            }
+            self.run.service.board().trouble(None);
+            let steps = self.ownership.resume();
+            self.take(steps).await;
+            // There may be one more.
+            self.look();
+            return;
+        }
+        let name = self.name().to_owned();
+        let unlike = looked.partitions.iter().find_map(|(topic, partitions)| {
+            let partitions = (*partitions)?;
+            (partitions != known.shards).then(|| {
+                format!(
+                    "{topic} has {partitions} partitions, and the state of {name} {} shards: keys are \
+                     in other partitions now than their rows. Nothing is consumed until the state \
+                     is rebuilt: tidemill replay {name}",
+                    known.shards
+                )
+            })
+        });
+        match unlike {
+            Some(why) => {
+                if !self.ownership.is_halted() {
+                    tracing::error!(service = name, "{why}");
+                    let steps = self.ownership.halt();
+                    self.take(steps).await;
+                }
+                self.run.service.board().halted(Some(why));
+            }
+            None if self.ownership.is_halted() => {
+                self.run.service.board().halted(None);
+                let steps = self.ownership.resume();
+                self.take(steps).await;
+            }
+            None => {}
+        }
+    }
+
+    /// Reads the new generation of the state once it has seen as much as the old.
+    fn change_over(&self) {
+        if self.changelog.is_none() {
+            return;
+        }
+        let state = &self.run.service.state;
+        let Some(old) = state.change_over() else {
+            return;
+        };
+        let generation = state.reading().generation();
+        tracing::info!(
+            service = self.name(),
+            generation,
+            "the new generation of the state is read"
+        );
+        let topic: Arc<str> = changelog(self.name(), old).into();
+        self.run.shared.follower.leave(&topic);
+        if let Err(error) = state.tidy() {
+            tracing::warn!(service = self.name(), %error, "an old generation of the state was not removed");
+        }
+    }
+
+    /// Leaves the group. What ran is finished and committed, or, after a failure,
+    /// dropped.
+    async fn leave(mut self, finish: bool) {
+        let units: Vec<(Unit, u64)> = self
+            .lanes
+            .iter()
+            .map(|(unit, lane)| (unit.clone(), lane.term))
+            .collect();
+        let ends = units.into_iter().map(|(unit, term)| match finish {
+            true => Step::Drain(unit, term),
+            false => Step::Drop(unit, term),
+        });
+        let ends = ends.collect();
+        self.take(ends).await;
+        self.catching_up.shutdown().await;
+        self.looking.shutdown().await;
+        for source in self.starts.keys() {
+            self.run.service.board().let_go(source);
+        }
+        let name = self.name().to_owned();
+        // With the lanes gone, the committer ends as well, and with it the last
+        // one that holds the consumer.
+        drop(self.done);
+        self.committing.abort();
+        if !self.committing.is_finished() {
+            let _ = (&mut self.committing).await;
+        }
+        if let Some(consumer) = Arc::into_inner(self.consumer) {
+            let left = tokio::task::spawn_blocking(move || consumer.leave()).await;
+            if let Err(error) = left {
+                tracing::error!(service = name, %error, "the group was not left");
+            }
+        } else {
+            tracing::error!(service = name, "the consumer is still in use");
+        }
+    }
+}
+
+/// The end of a changelog, committed or not, as soon as Kafka tells.
+async fn end(cluster: &Arc<Cluster>, shard: &Source) -> i64 {
+    loop {
+        let (cluster, shard) = (cluster.clone(), shard.clone());
+        let asked = move || cluster.watermarks(&shard.0, shard.1);
+        if let Ok(Ok((_, end))) = tokio::task::spawn_blocking(asked).await {
+            return end;
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// An assignment less what was taken away of it; none if nothing is left.
+fn without(assigned: Option<Vec<Source>>, gone: &[Source]) -> Option<Vec<Source>> {
+    let mut left = assigned?;
+    left.retain(|source| !gone.contains(source));
+    (!left.is_empty()).then_some(left)
+}
+
+/// `topic/0,1,2 other/0`
+fn shown(sources: &[Source]) -> String {
+    let mut topics: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (topic, partition) in sources {
+        let numbers = topics.entry(topic).or_default();
+        numbers.push(partition.to_string());
+    }
+    let topics = topics
+        .into_iter()
+        .map(|(topic, numbers)| format!("{topic}/{}", numbers.join(",")));
+    topics.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_are_shown_by_topic() {
+        let sources: [Source; 3] = [("b".into(), 0), ("a".into(), 1), ("b".into(), 2)];
+        assert_eq!(shown(&sources), "a/1 b/0,2");
+    }
+}

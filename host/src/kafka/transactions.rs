@@ -1,0 +1,425 @@
+//! Transactions: messages and offsets that are committed all or none.
+//!
+//! librdkafka's calls for them block, so a transactor is a thread with a producer
+//! of its own. It does one transaction after another and says what became of
+//! each; whether to make it again is for others to decide (`events`, `requests`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError as RdKafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Message as _};
+use rdkafka::producer::{ProducerContext, ThreadedProducer};
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
+use tokio::sync::{mpsc, oneshot};
+
+use super::cluster::{Cluster, KafkaError, Quiet};
+use super::consumer::Source;
+use super::publisher::{Placed, PublishError, classify, record};
+use super::raw::{self, Call, Membership, TransactionError};
+use crate::effects::Message;
+
+/// How long an open transaction may last before its coordinator aborts it, in
+/// milliseconds; a dead host's holds up readers for as long.
+const TRANSACTION_MS: &str = "10000";
+
+/// How long one call may take before it is made again.
+const CALL: Duration = Duration::from_secs(5);
+
+/// Messages and offsets to commit together.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// What to publish, in this order in each partition.
+    pub messages: Vec<Message>,
+    /// What to publish behind it.
+    pub rows: Vec<Message>,
+    /// Offsets of next events, with what is noted beside them, for the group of
+    /// this membership.
+    pub offsets: Option<(Membership, BTreeMap<Source, i64>, Arc<str>)>,
+}
+
+/// What became of a transaction.
+#[derive(Debug)]
+pub enum Outcome {
+    /// All of it is durable. Where each message is, in order, then each row.
+    Committed(Vec<Placed>),
+    /// Nothing of it is, and the next one may be tried.
+    Aborted(Aborted),
+    /// The transactor can do nothing more.
+    Ended {
+        /// Why.
+        cause: String,
+        /// Whether it may have been committed.
+        in_doubt: bool,
+    },
+}
+
+/// Why a transaction was aborted.
+#[derive(Debug, Default)]
+pub struct Aborted {
+    /// Messages that the broker will never take, by place.
+    pub refused: Vec<(usize, PublishError)>,
+    /// What went wrong besides.
+    pub cause: Option<String>,
+    /// Whether the same again would meet the same.
+    pub lasting: bool,
+}
+
+/// A producer with transactions, on a thread of its own. The thread ends when
+/// this is dropped.
+pub struct Transactor {
+    batches: mpsc::UnboundedSender<(Batch, oneshot::Sender<Outcome>)>,
+    ending: Arc<AtomicBool>,
+}
+
+impl Transactor {
+    /// Makes the producer, and ends or completes what one of the same id left
+    /// undone. Waits for the broker as long as it takes.
+    pub async fn open(cluster: &Cluster, id: &str) -> Result<Transactor, KafkaError> {
+        let context = Context {
+            quiet: Quiet {
+                health: cluster.health.clone(),
+            },
+            deliveries: Arc::default(),
+        };
+        let deliveries = context.deliveries.clone();
+        let own = [
+            ("transactional.id", id),
+            ("transaction.timeout.ms", TRANSACTION_MS),
+            ("message.timeout.ms", TRANSACTION_MS),
+            ("partitioner", "murmur2_random"),
+            // The group is the batch: what is in it need not wait for more.
+            ("linger.ms", "0"),
+            ("batch.size", "1000000"),
+            ("batch.num.messages", "20000"),
+            ("queue.buffering.max.messages", "1000000"),
+            ("queue.buffering.max.kbytes", "131072"),
+            ("message.max.bytes", "104857600"),
+            ("topic.metadata.propagation.max.ms", "5000"),
+        ];
+        let producer: ThreadedProducer<Context> = cluster
+            .config(&format!("{id}-transactions"), &own)
+            .create_with_context(context)
+            .map_err(|error| KafkaError::Config(error.to_string()))?;
+        let (batches, mut received) = mpsc::unbounded_channel::<(Batch, oneshot::Sender<_>)>();
+        let ending = Arc::new(AtomicBool::new(false));
+        let work = Work {
+            producer,
+            deliveries,
+            ending: ending.clone(),
+        };
+        let (started, start) = oneshot::channel();
+        let run = move || {
+            let initiated = work.init();
+            let failed = initiated.is_err();
+            if started.send(initiated).is_err() || failed {
+                return;
+            }
+            while let Some((batch, answer)) = received.blocking_recv() {
+                let outcome = work.transact(&batch);
+                let ended = matches!(outcome, Outcome::Ended { .. });
+                // Who asked may have stopped waiting; what is done is done.
+                let _ = answer.send(outcome);
+                if ended {
+                    return;
+                }
+            }
+        };
+        let transactor = Transactor { batches, ending };
+        std::thread::Builder::new()
+            .name("tidemill-commit".to_owned())
+            .spawn(run)
+            .map_err(|error| KafkaError::Config(error.to_string()))?;
+        match start.await {
+            Ok(Ok(())) => Ok(transactor),
+            Ok(Err(error)) => Err(KafkaError::Transactions {
+                id: id.to_owned(),
+                cause: error.cause,
+            }),
+            Err(_) => Err(KafkaError::Transactions {
+                id: id.to_owned(),
+                cause: "its thread ended".to_owned(),
+            }),
+        }
+    }
+
+    /// Commits a batch, or says why not.
+    pub async fn commit(&self, batch: Batch) -> Outcome {
+        let gone = || Outcome::Ended {
+            cause: "the transactor has ended".to_owned(),
+            in_doubt: false,
+        };
+        let (answer, answered) = oneshot::channel();
+        if self.batches.send((batch, answer)).is_err() {
+            return gone();
+        }
+        answered.await.unwrap_or_else(|_| gone())
+    }
+}
+
+impl Drop for Transactor {
+    fn drop(&mut self) {
+        self.ending.store(true, Ordering::Release);
+    }
+}
+
+/// The thread's side.
+struct Work {
+    producer: ThreadedProducer<Context>,
+    deliveries: Arc<Deliveries>,
+    ending: Arc<AtomicBool>,
+}
+
+impl Work {
+    fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
+    }
+
+    /// Makes a call again and again while it can be.
+    fn call(&self, call: Call) -> Result<(), TransactionError> {
+        loop {
+            match raw::call(&self.producer, call, CALL) {
+                Err(error) if error.retriable && !error.fatal && !error.abort => {
+                    tracing::debug!(?call, %error, "asking Kafka again");
+                    if self.is_ending() {
+                        return Err(error);
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn init(&self) -> Result<(), TransactionError> {
+        self.call(Call::Init)
+    }
+
+    fn transact(&self, batch: &Batch) -> Outcome {
+        if let Err(error) = self.call(Call::Begin) {
+            return Outcome::Ended {
+                cause: error.cause,
+                in_doubt: false,
+            };
+        }
+        let total = batch.messages.len() + batch.rows.len();
+        self.deliveries.wait_for(total);
+        let mut all_sent = true;
+        for (place, message) in batch.messages.iter().chain(&batch.rows).enumerate() {
+            if let Err(error) = self.send(place, message) {
+                self.deliveries.failed(place, error);
+                all_sent = false;
+                // The rest would only be thrown away.
+                self.deliveries.wait_for_less(total - place - 1);
+                break;
+            }
+        }
+        let offsets = self.offsets(batch);
+        let Reported { placed, failed } = self.deliveries.wait();
+        if let Err(error) = offsets {
+            return self.abort(failed, Some(error));
+        }
+        let refused = failed
+            .iter()
+            .any(|(_, error)| matches!(error, PublishError::Refused { .. }));
+        if refused || !all_sent {
+            return self.abort(failed, None);
+        }
+        // With reports of failure librdkafka commits nothing, and tells why not.
+        match self.call(Call::Commit) {
+            Ok(()) => Outcome::Committed(placed),
+            Err(error) if error.abort && !error.fatal => self.abort(failed, Some(error)),
+            Err(error) => Outcome::Ended {
+                cause: error.cause,
+                in_doubt: true,
+            },
+        }
+    }
+
+    fn send(&self, place: usize, message: &Message) -> Result<(), PublishError> {
+        let mut record = record(message, place);
+        let deadline = Instant::now() + CALL;
+        loop {
+            let (error, returned) = match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err(failed) => failed,
+            };
+            let full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
+            if !full || Instant::now() > deadline {
+                return Err(classify(&message.topic, &error, true));
+            }
+            record = returned;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn offsets(&self, batch: &Batch) -> Result<(), TransactionError> {
+        let Some((membership, offsets, note)) = &batch.offsets else {
+            return Ok(());
+        };
+        let mut list = TopicPartitionList::with_capacity(offsets.len());
+        for ((topic, partition), offset) in offsets {
+            let mut element = list.add_partition(topic, *partition);
+            // An offset is never negative here.
+            let _ = element.set_offset(Offset::Offset(*offset));
+            element.set_metadata(&**note);
+        }
+        loop {
+            match membership.send_offsets(&self.producer, &list, CALL) {
+                // After a time-out librdkafka goes on by itself; calling again
+                // waits for it.
+                Err(error) if error.retriable && !error.fatal && !error.abort => {
+                    if self.is_ending() {
+                        return Err(error);
+                    }
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn abort(
+        &self,
+        failed: Vec<(usize, PublishError)>,
+        error: Option<TransactionError>,
+    ) -> Outcome {
+        if let Some(error) = error.as_ref().filter(|error| error.fatal) {
+            return Outcome::Ended {
+                cause: error.cause.clone(),
+                in_doubt: false,
+            };
+        }
+        if let Err(error) = self.call(Call::Abort) {
+            return Outcome::Ended {
+                cause: error.cause,
+                in_doubt: false,
+            };
+        }
+        let (refused, others): (Vec<_>, Vec<_>) = failed
+            .into_iter()
+            .partition(|(_, error)| matches!(error, PublishError::Refused { .. }));
+        let lasting = error.as_ref().is_some_and(|error| is_lasting(error.code));
+        let cause = error.map(|error| error.cause);
+        let told = refused.first().or_else(|| others.first());
+        let cause = cause.or_else(|| told.map(|(_, error)| error.to_string()));
+        Outcome::Aborted(Aborted {
+            lasting: lasting || !refused.is_empty(),
+            refused,
+            cause,
+        })
+    }
+}
+
+/// Whether the same transaction would meet this error again.
+fn is_lasting(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+
+    matches!(
+        code,
+        Code::TopicAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+            | Code::InvalidTopic
+            | Code::MessageSizeTooLarge
+            | Code::InvalidRecord
+            | Code::PolicyViolation
+            | Code::OperationNotAttempted
+    )
+}
+
+/// Collects delivery reports of the running transaction.
+#[derive(Default)]
+struct Deliveries {
+    reports: Mutex<Reports>,
+    done: Condvar,
+}
+
+#[derive(Default)]
+struct Reports {
+    left: usize,
+    placed: Vec<Placed>,
+    failed: Vec<(usize, PublishError)>,
+}
+
+struct Reported {
+    placed: Vec<Placed>,
+    failed: Vec<(usize, PublishError)>,
+}
+
+impl Deliveries {
+    fn wait_for(&self, messages: usize) {
+        let mut reports = self.reports.lock();
+        reports.left = messages;
+        reports.placed = vec![Placed::UNKNOWN; messages];
+        reports.failed = Vec::new();
+    }
+
+    fn wait_for_less(&self, messages: usize) {
+        self.reports.lock().left -= messages;
+    }
+
+    fn failed(&self, place: usize, error: PublishError) {
+        let mut reports = self.reports.lock();
+        reports.failed.push((place, error));
+        self.one_less(&mut reports);
+    }
+
+    fn placed(&self, place: usize, placed: Placed) {
+        let mut reports = self.reports.lock();
+        if let Some(known) = reports.placed.get_mut(place) {
+            *known = placed;
+        }
+        self.one_less(&mut reports);
+    }
+
+    fn one_less(&self, reports: &mut Reports) {
+        reports.left = reports.left.saturating_sub(1);
+        if reports.left == 0 {
+            self.done.notify_one();
+        }
+    }
+
+    /// Waits until every message is delivered or has failed; librdkafka sees to
+    /// it that each is, in bounded time.
+    fn wait(&self) -> Reported {
+        let mut reports = self.reports.lock();
+        self.done
+            .wait_while(&mut reports, |reports| reports.left > 0);
+        Reported {
+            placed: std::mem::take(&mut reports.placed),
+            failed: std::mem::take(&mut reports.failed),
+        }
+    }
+}
+
+struct Context {
+    quiet: Quiet,
+    deliveries: Arc<Deliveries>,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.quiet.log(level, facility, message);
+    }
+
+    fn error(&self, error: RdKafkaError, reason: &str) {
+        self.quiet.client_error(&error, reason);
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, place: usize) {
+        match result {
+            Ok(message) => self.deliveries.placed(place, Placed::of(message)),
+            Err((error, message)) => {
+                let error = classify(message.topic(), error, false);
+                self.deliveries.failed(place, error);
+            }
+        }
+    }
+}
