@@ -14,7 +14,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 TIDEMILL := $(TARGET)/release/tidemill
 COMPONENTS := $(TARGET)/tidemill
 SEEDS := user order event
-GUESTS := misbehave
+GUESTS := misbehave count
 WASM := wasm32-wasip2
 CARGO := cargo
 # In CI a Cargo.lock that is not up to date is an error; elsewhere it is mended.
@@ -28,6 +28,8 @@ ARGS ?=
 KAFKA_PORT ?= 9092
 # make test TESTS=seeds
 TESTS ?=
+# make bench-events PARTS="latency memory"
+PARTS ?=
 
 export KAFKA_DIST ?= $(abspath $(TARGET)/kafka/dist)
 export TIDEMILL_BIN ?= $(abspath $(TIDEMILL))
@@ -118,7 +120,7 @@ fmt-check: $(TARGET)/.toolchain
 .PHONY: lint
 lint: $(TARGET)/.toolchain ## clippy over everything, warnings are errors
 	@$(CARGO) clippy --release $(LOCKED) --workspace --all-targets -- -D warnings
-	@$(CARGO) clippy $(LOCKED) --profile guest --target $(WASM) $(SEEDS:%=-p %) $(GUESTS:%=-p tidemill-guest-%) -p bench-answer -p bench-forward -- -D warnings
+	@$(CARGO) clippy $(LOCKED) --profile guest --target $(WASM) $(SEEDS:%=-p %) $(GUESTS:%=-p tidemill-guest-%) -p bench-answer -p bench-count -p bench-forward -- -D warnings
 
 .PHONY: doc
 doc: $(TARGET)/.toolchain ## build the API documentation, warnings are errors
@@ -152,7 +154,7 @@ $(VENV)/.requests:
 # -------------------------------------------------------------- measuring
 
 .PHONY: bench
-bench: bench-http bench-events ## measure both hot paths against native code
+bench: bench-http bench-events ## measure both hot paths against what others do
 
 .PHONY: bench-http
 bench-http: build ## a request through a warm handler against native hyper
@@ -160,10 +162,13 @@ bench-http: build ## a request through a warm handler against native hyper
 	@$(TARGET)/release/tidemill-bench http
 
 .PHONY: bench-events
-bench-events: build ## an event through a warm handler against bare rdkafka
+bench-events: build ## events against bare rdkafka and Kafka Streams, on a real Kafka
 	@kafka/kafka fetch
-	@$(TIDEMILL) build --profile guest bench/guests/forward
-	@$(TARGET)/release/tidemill-bench events
+	@bench/streams/streams build $(TARGET)/streams
+	@for guest in forward count; do \
+		$(TIDEMILL) build --profile guest bench/guests/$$guest || exit 1; \
+	done
+	@$(TARGET)/release/tidemill-bench events $(PARTS)
 
 # --------------------------------------------------------------- the rest
 

@@ -390,6 +390,14 @@ impl Host {
         }
     }
 
+    /// Has a service's subscription look whether topics and changelogs are as they
+    /// were.
+    pub async fn look(&self, name: &str) {
+        if let Some(subscription) = self.changing.lock().await.subscriptions.get(name) {
+            subscription.look();
+        }
+    }
+
     /// Stops a service and forgets it. Its state and its group's offsets stay,
     /// so that it goes on where it was when it is deployed again.
     pub async fn remove(self: &Arc<Self>, name: &str) -> Result<Option<api::Removed>, DeployError> {

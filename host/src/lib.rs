@@ -13,6 +13,7 @@ pub mod kafka;
 pub mod library;
 pub mod metrics;
 pub mod problem;
+pub mod replay;
 pub mod routes;
 pub mod runtime;
 pub mod serve;

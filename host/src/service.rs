@@ -113,6 +113,8 @@ struct Inner {
     trouble: Option<String>,
     /// Why all of it was stopped.
     halted: Option<String>,
+    /// Whether there is simply nothing for this host.
+    idle: bool,
 }
 
 struct Note {
@@ -222,6 +224,17 @@ impl Board {
         self.inner.lock().trouble = trouble;
     }
 
+    /// What is wrong with the service as a whole.
+    pub fn trouble_now(&self) -> Option<String> {
+        let inner = self.inner.lock();
+        inner.halted.clone().or_else(|| inner.trouble.clone())
+    }
+
+    /// This host is in the group, and was given no partition.
+    pub fn idle(&self, idle: bool) {
+        self.inner.lock().idle = idle;
+    }
+
     /// All partitions, as they are shown.
     pub fn partitions(&self) -> Vec<Partition> {
         let inner = self.inner.lock();
@@ -251,6 +264,7 @@ impl Board {
         }
         match (worst, &inner.trouble) {
             (_, Some(trouble)) => (Status::Starting, Some(trouble.clone())),
+            (None, None) if inner.idle => (Status::Running, None),
             (None, None) => (Status::Starting, None),
             (Some(note), None) => (note.status, note.error.clone()),
         }
@@ -260,7 +274,7 @@ impl Board {
     pub fn lag(&self) -> Option<u64> {
         let partitions = self.partitions();
         if partitions.is_empty() {
-            return None;
+            return self.inner.lock().idle.then_some(0);
         }
         partitions.iter().map(|partition| partition.lag).sum()
     }

@@ -30,6 +30,16 @@ impl Component {
         Component::read("guests/misbehave.wasm").with(&manifest.toml())
     }
 
+    /// The component that counts events by key and publishes each new count
+    /// (`tests/guests/count`), as the service that a manifest describes.
+    ///
+    /// # Panics
+    /// If it was not built.
+    #[must_use]
+    pub fn count(manifest: &Manifest) -> Component {
+        Component::read("guests/count.wasm").with(&manifest.toml())
+    }
+
     /// A component, or a core module, from WebAssembly's text format.
     ///
     /// # Panics
@@ -86,6 +96,8 @@ pub struct Manifest {
     pub publish: Vec<String>,
     /// Whether it has state.
     pub state: bool,
+    /// How its events' effects are made durable; none is the default.
+    pub delivery: Option<String>,
     limits: BTreeMap<String, String>,
     settings: BTreeMap<String, String>,
 }
@@ -100,6 +112,7 @@ impl Manifest {
             topics: vec![name.to_owned()],
             publish: Vec::new(),
             state: true,
+            delivery: None,
             limits: BTreeMap::new(),
             settings: BTreeMap::new(),
         }
@@ -109,6 +122,20 @@ impl Manifest {
     #[must_use]
     pub fn publish(mut self, topic: &str) -> Self {
         self.publish.push(topic.to_owned());
+        self
+    }
+
+    /// With a delivery other than the default.
+    #[must_use]
+    pub fn delivery(mut self, delivery: &str) -> Self {
+        self.delivery = Some(delivery.to_owned());
+        self
+    }
+
+    /// Consumes these topics instead of the one named after it.
+    #[must_use]
+    pub fn consumes(mut self, topics: &[&str]) -> Self {
+        self.topics = topics.iter().map(|&topic| topic.to_owned()).collect();
         self
     }
 
@@ -136,8 +163,10 @@ impl Manifest {
     /// As TOML.
     #[must_use]
     pub fn toml(&self) -> String {
+        let delivery = self.delivery.iter();
+        let delivery: String = delivery.map(|d| format!("delivery = {d:?}\n")).collect();
         let mut toml = format!(
-            "name = {:?}\n[http]\nroutes = [{:?}]\n[grants]\nstate = {}\npublish = {:?}\n",
+            "name = {:?}\n{delivery}[http]\nroutes = [{:?}]\n[grants]\nstate = {}\npublish = {:?}\n",
             self.name, self.route, self.state, self.publish
         );
         toml.push_str("[limits]\n");

@@ -15,6 +15,7 @@
 )]
 
 mod component;
+mod counting;
 mod folder;
 mod host;
 mod http;
@@ -24,6 +25,7 @@ mod topics;
 mod wait;
 
 pub use component::{Component, Manifest, seed};
+pub use counting::Counting;
 pub use folder::{Folder, components, root, target, tidemill, venv};
 pub use host::{Builder, Host};
 pub use http::{Client, Reply};

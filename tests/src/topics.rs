@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use rdkafka::admin::{
-    AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
+    TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -117,6 +118,54 @@ impl Topics {
             sent.map_err(|(error, _)| error).unwrap();
         }
         producer.flush(PATIENCE).unwrap();
+    }
+
+    /// Writes many records, in order, each to the partition of its key, as Java
+    /// clients choose it. Broken connections are mended meanwhile.
+    ///
+    /// # Panics
+    /// If the broker does not take them.
+    pub fn write_keyed(&self, topic: &str, records: &[(String, String)]) {
+        let mut config = self.config();
+        config
+            .set("enable.idempotence", "true")
+            .set("partitioner", "murmur2_random")
+            .set("queue.buffering.max.messages", "1000000")
+            .set("message.timeout.ms", "120000");
+        let producer: BaseProducer = config.create().unwrap();
+        for (key, value) in records {
+            let record = BaseRecord::to(topic).key(key.as_str());
+            let sent = producer.send(record.payload(value.as_str()));
+            sent.map_err(|(error, _)| error).unwrap();
+        }
+        producer.flush(Duration::from_secs(120)).unwrap();
+    }
+
+    /// Gives a topic more partitions.
+    ///
+    /// # Panics
+    /// If the broker refuses.
+    pub fn grow(&self, topic: &str, partitions: usize) {
+        let admin: AdminClient<DefaultClientContext> = self.config().create().unwrap();
+        let grown = [NewPartitions::new(topic, partitions)];
+        let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+        let made = admin.create_partitions(&grown, &options);
+        for result in futures_executor::block_on(made).unwrap() {
+            result.unwrap_or_else(|(_, code)| panic!("{topic} does not grow: {code}"));
+        }
+    }
+
+    /// Deletes a topic.
+    ///
+    /// # Panics
+    /// If the broker refuses.
+    pub fn delete(&self, topic: &str) {
+        let admin: AdminClient<DefaultClientContext> = self.config().create().unwrap();
+        let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+        let deleted = futures_executor::block_on(admin.delete_topics(&[topic], &options)).unwrap();
+        for result in deleted {
+            result.unwrap_or_else(|(_, code)| panic!("{topic} is not deleted: {code}"));
+        }
     }
 
     /// How many partitions a topic has; 0 if there is no such topic.

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -22,8 +22,11 @@ use tokio::sync::watch;
 pub use guard::Access;
 
 use crate::host::{DeployError, Host};
+use crate::invocation::Failure;
 use crate::kafka::KafkaError;
 use crate::problem::Problem;
+use crate::replay::{self, ReplayError};
+use crate::state::{Tables, ViewError};
 
 /// The largest component that can be deployed, in bytes.
 const MAX_COMPONENT: usize = 256 << 20;
@@ -51,6 +54,9 @@ fn router(host: Arc<Host>, access: Arc<Access>) -> Router {
         .route("/v1/services", get(services).merge(deploying))
         .route("/v1/services/{name}", get(service).delete(remove))
         .route("/v1/services/{name}/invoke", post(run_by_hand))
+        .route("/v1/services/{name}/state", get(state))
+        .route("/v1/services/{name}/state/{table}", get(rows))
+        .route("/v1/services/{name}/replay", get(replayed).post(replay))
         .route("/metrics", get(metrics))
         .layer(axum::middleware::from_fn_with_state(access, guard::check))
         // Probes carry no token; they tell nothing but whether.
@@ -118,7 +124,7 @@ async fn services(State(host): State<Arc<Host>>) -> Response {
 
 async fn service(State(host): State<Arc<Host>>, Path(name): Path<String>) -> Response {
     match host.service(&name) {
-        Some(service) => json(&show::detail(&service)),
+        Some(service) => json(&show::detail(&host, &service).await),
         None => no_service(&name),
     }
 }
@@ -244,6 +250,119 @@ async fn run_by_hand(
     }
 }
 
+/// The service and the state that is read, or why not.
+fn readable(host: &Host, name: &str) -> Result<Arc<Tables>, Box<Response>> {
+    let service = host.service(name).ok_or_else(|| no_service(name))?;
+    if !service.current().manifest.grants.state {
+        let detail = format!("{name} has no state.");
+        return Err(refuse(StatusCode::NOT_FOUND, "no-state", "Not Found", detail).into());
+    }
+    if !service.state.is_readable() {
+        let problem = Problem::of_failure(&Failure::Restoring(service.state.progress()));
+        return Err(problem.response(&HeaderMap::new()).into_response().into());
+    }
+    Ok(service.state.reading())
+}
+
+async fn state(State(host): State<Arc<Host>>, Path(name): Path<String>) -> Response {
+    let tables = match readable(&host, &name) {
+        Ok(tables) => tables,
+        Err(refused) => return *refused,
+    };
+    let shown = tokio::task::spawn_blocking(move || show::tables(&tables));
+    match shown.await {
+        Ok(Ok(tables)) => json(&tables),
+        Ok(Err(error)) => failed(error.to_string()),
+        Err(error) => failed(error.to_string()),
+    }
+}
+
+async fn rows(
+    State(host): State<Arc<Host>>,
+    Path((name, table)): Path<(String, String)>,
+    which: Result<Query<show::Which>, QueryRejection>,
+) -> Response {
+    let Query(which) = match which {
+        Ok(which) => which,
+        Err(error) => {
+            let detail = error.body_text();
+            return refuse(StatusCode::BAD_REQUEST, "parameters", "Bad Request", detail);
+        }
+    };
+    let tables = match readable(&host, &name) {
+        Ok(tables) => tables,
+        Err(refused) => return *refused,
+    };
+    let shown = tokio::task::spawn_blocking(move || show::rows(tables, &table, &which));
+    match shown.await {
+        Ok(Ok(rows)) => json(&rows),
+        Ok(Err(ViewError::Invalid(why))) => {
+            refuse(StatusCode::BAD_REQUEST, "parameters", "Bad Request", why)
+        }
+        Ok(Err(error)) => failed(error.to_string()),
+        Err(error) => failed(error.to_string()),
+    }
+}
+
+async fn replay(State(host): State<Arc<Host>>, Path(name): Path<String>, body: Bytes) -> Response {
+    let request: api::ReplayRequest = match &body[..] {
+        b"" => api::ReplayRequest::default(),
+        body => match serde_json::from_slice(body) {
+            Ok(request) => request,
+            Err(error) => {
+                let detail = error.to_string();
+                return refuse(
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    "replay",
+                    "Not valid",
+                    detail,
+                );
+            }
+        },
+    };
+    match host.service(&name) {
+        Some(service) => shown(replay::begin(&host, &service, request.partial).await),
+        None => no_service(&name),
+    }
+}
+
+async fn replayed(State(host): State<Arc<Host>>, Path(name): Path<String>) -> Response {
+    match host.service(&name) {
+        Some(service) => shown(replay::progress(&host, &service).await),
+        None => no_service(&name),
+    }
+}
+
+fn shown(replay: Result<api::Replay, ReplayError>) -> Response {
+    let error = match replay {
+        Ok(replay) => return json(&replay),
+        Err(error) => error,
+    };
+    let (status, kind, title) = match &error {
+        ReplayError::Kafka(KafkaError::Unreachable { .. }) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "kafka-unreachable",
+            "Kafka does not answer",
+        ),
+        ReplayError::Task(_) => return failed(error.to_string()),
+        ReplayError::NoState(_)
+        | ReplayError::Embedded
+        | ReplayError::UnderWay(..)
+        | ReplayError::Removed(..)
+        | ReplayError::Kafka(_) => (StatusCode::CONFLICT, "replay", "The state is not rebuilt"),
+    };
+    refuse(status, kind, title, error.to_string())
+}
+
+fn failed(detail: String) -> Response {
+    refuse(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "internal",
+        "Internal Server Error",
+        detail,
+    )
+}
+
 async fn metrics(State(host): State<Arc<Host>>) -> Response {
     match host.metrics.render(&host.services(), host.cluster.is_up()) {
         Ok(text) => {
@@ -270,7 +389,11 @@ async fn ready(State(host): State<Arc<Host>>) -> Response {
     }
     for service in host.services() {
         let consumes = !service.current().manifest.subscribe.is_empty();
-        if consumes && service.board().status().0 == api::Status::Starting {
+        let state = service.current().manifest.grants.state;
+        if state && !service.state.is_readable() {
+            let (name, progress) = (service.name(), service.state.progress());
+            missing.push(format!("the state of {name} is being restored: {progress}"));
+        } else if consumes && service.board().status().0 == api::Status::Starting {
             missing.push(format!("{} does not consume yet", service.name()));
         }
     }

@@ -25,6 +25,10 @@ const TICK: Duration = Duration::from_secs(1);
 /// Every how many ticks the broker is asked whether topics are as they were.
 const LOOK: u32 = 5;
 
+/// After how many ticks without partitions it is taken for granted that there
+/// are none for this host.
+const IDLE: u32 = 3;
+
 /// How a membership ended.
 pub(super) enum End {
     /// It was told to.
@@ -86,6 +90,8 @@ pub(super) struct Member<'a> {
     untouched: BTreeMap<Source, i64>,
     catching_up: JoinSet<Option<Ready>>,
     looking: JoinSet<Result<Looked, KafkaError>>,
+    /// Ticks in the group without a partition.
+    idle: u32,
     changes: mpsc::UnboundedReceiver<Change>,
     ends: watch::Receiver<Ends>,
 }
@@ -124,6 +130,7 @@ impl<'a> Member<'a> {
             untouched: BTreeMap::new(),
             catching_up: JoinSet::new(),
             looking: JoinSet::new(),
+            idle: 0,
             changes: changed,
             ends: end,
         })
@@ -187,6 +194,7 @@ impl<'a> Member<'a> {
                 }
                 _ = tick.tick() => {
                     self.change_over();
+                    self.notice_idle();
                     ticks += 1;
                     if ticks.is_multiple_of(LOOK) {
                         self.look();
@@ -592,6 +600,13 @@ impl<'a> Member<'a> {
             }
             None => {}
         }
+    }
+
+    /// With more hosts than partitions some have none, and that is well.
+    fn notice_idle(&mut self) {
+        let without = self.starts.is_empty() && self.consumer.membership().is_some();
+        self.idle = if without { self.idle + 1 } else { 0 };
+        self.run.service.board().idle(self.idle >= IDLE);
     }
 
     /// Reads the new generation of the state once it has seen as much as the old.

@@ -274,6 +274,10 @@ fn respond(response: Response, head: bool) -> Answer {
 }
 
 fn log_failure(service: &Service, revision: &Revision, parts: &Parts, failure: &Failure) {
+    // The follower says so itself, and not for each request.
+    if matches!(failure, Failure::Restoring(_)) {
+        return;
+    }
     let (service, revision) = (service.name(), revision.short());
     let (method, path) = (parts.method.as_str(), parts.uri.path());
     let outcome = failure.name();

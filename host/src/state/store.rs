@@ -316,6 +316,13 @@ impl Tables {
         self.known.write().ends.insert(shard, end);
     }
 
+    /// Shards whose changelogs are known here.
+    pub fn known_shards(&self) -> BTreeSet<u32> {
+        let known = self.known.read();
+        let shards = known.checkpoints.keys().chain(known.ends.keys());
+        shards.copied().collect()
+    }
+
     /// Offsets reached, and ends, added up over the shards whose ends are known.
     pub fn reached(&self) -> (i64, i64) {
         let known = self.known.read();

@@ -12,6 +12,7 @@ mod cli;
 mod components;
 mod deploys;
 mod events;
+mod exactly_once;
 mod harness;
 mod http;
 mod invocations;
