@@ -94,7 +94,7 @@ pub enum HostError {
 /// A running host.
 pub struct Host {
     runtime: Runtime,
-    library: Library,
+    library: Arc<Library>,
     /// The Kafka cluster.
     pub cluster: Arc<Cluster>,
     /// Publishes for requests.
@@ -138,6 +138,7 @@ impl Host {
         url: String,
     ) -> Result<Host, HostError> {
         let host_id = library.host_id()?;
+        let library = Arc::new(library);
         let publisher = Arc::new(Publisher::new(&cluster)?);
         // No service is called so.
         let id = format!("tidemill.{cluster_id}.{host_id}._requests");
@@ -146,6 +147,7 @@ impl Host {
             cluster_id: cluster_id.into(),
             host_id: host_id.into(),
             publisher: publisher.clone(),
+            library: library.clone(),
             follower: Arc::new(Follower::start(&cluster)?),
         };
         Ok(Host {

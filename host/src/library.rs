@@ -6,6 +6,7 @@
 //! host-id                   names this host to Kafka and to others
 //! addresses.json            where the running host listens
 //! clusters.json             bootstrap servers → cluster id, as last seen
+//! members.json              which member of each group this host is
 //! services/NAME.json        which component runs, and since when
 //! components/DIGEST.wasm    what was deployed
 //! cache/                    compiled components
@@ -17,7 +18,10 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+
+use crate::kafka::{Membered, Members};
 
 /// What is kept of a deployed service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +55,8 @@ pub enum LibraryError {
 /// The data directory of a running host, locked.
 pub struct Library {
     root: PathBuf,
+    /// Held while a file is changed that several write.
+    writing: Mutex<()>,
     _lock: File,
 }
 
@@ -83,6 +89,7 @@ impl Library {
         }
         Ok(Library {
             root: root.to_owned(),
+            writing: Mutex::new(()),
             _lock: lock,
         })
     }
@@ -151,6 +158,30 @@ impl Library {
 
     fn clusters(&self) -> BTreeMap<String, String> {
         let text = fs::read(self.root.join("clusters.json"));
+        let known = text
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok());
+        known.unwrap_or_default()
+    }
+
+    /// Which member of a group this host was when it ended, if that did not leave.
+    pub fn member(&self, group: &str) -> Option<Membered> {
+        self.members().remove(group)
+    }
+
+    /// Keeps which member of a group this host is; none once it has left.
+    pub fn keep_member(&self, group: &str, member: Option<Membered>) -> Result<(), LibraryError> {
+        let _writing = self.writing.lock();
+        let mut members = self.members();
+        match member {
+            Some(member) => members.insert(group.to_owned(), member),
+            None => members.remove(group),
+        };
+        self.write_json("members.json", &members)
+    }
+
+    fn members(&self) -> Members {
+        let text = fs::read(self.root.join("members.json"));
         let known = text
             .ok()
             .and_then(|text| serde_json::from_slice(&text).ok());

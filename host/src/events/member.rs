@@ -15,7 +15,9 @@ use super::lane::{Lane, Order, Ties};
 use super::ownership::{Ownership, Step, Unit};
 use super::subscription::{Changelog, Run, StartError};
 use crate::follower::Held;
-use crate::kafka::{Change, Cluster, Consumer, Ends, KafkaError, Source, Trouble, changelog};
+use crate::kafka::{
+    Change, Cluster, Consumer, Ends, KafkaError, Membered, Source, Trouble, changelog,
+};
 
 /// How long revoked partitions may take to finish what runs on them. Below the
 /// time in which the broker waits for a rebalance.
@@ -90,6 +92,8 @@ pub(super) struct Member<'a> {
     untouched: BTreeMap<Source, i64>,
     catching_up: JoinSet<Option<Ready>>,
     looking: JoinSet<Result<Looked, KafkaError>>,
+    /// Which member this is, as it is kept in case that it is killed.
+    known_as: Option<Membered>,
     /// Ticks in the group without a partition.
     idle: u32,
     changes: mpsc::UnboundedReceiver<Change>,
@@ -130,6 +134,7 @@ impl<'a> Member<'a> {
             untouched: BTreeMap::new(),
             catching_up: JoinSet::new(),
             looking: JoinSet::new(),
+            known_as: None,
             idle: 0,
             changes: changed,
             ends: end,
@@ -194,6 +199,7 @@ impl<'a> Member<'a> {
                 }
                 _ = tick.tick() => {
                     self.change_over();
+                    self.remember();
                     self.notice_idle();
                     ticks += 1;
                     if ticks.is_multiple_of(LOOK) {
@@ -253,6 +259,7 @@ impl<'a> Member<'a> {
     /// Takes on partitions that were assigned. They are read from where the group
     /// is, and not before their state is here.
     async fn assigned(&mut self, sources: &[Source]) -> Result<(), StartError> {
+        self.remember();
         let starts = self.starts(sources.to_vec()).await?;
         let positions = starts.positions();
         // Their queues are taken again when they are read.
@@ -602,6 +609,19 @@ impl<'a> Member<'a> {
         }
     }
 
+    /// Keeps which member this is, in case that it is killed.
+    fn remember(&mut self) {
+        let member = self.consumer.membered();
+        if member.is_none() || member == self.known_as {
+            return;
+        }
+        let library = &self.run.shared.library;
+        if let Err(error) = library.keep_member(&self.run.group, member.clone()) {
+            tracing::debug!(service = self.name(), %error, "the member's id was not kept");
+        }
+        self.known_as = member;
+    }
+
     /// With more hosts than partitions some have none, and that is well.
     fn notice_idle(&mut self) {
         let without = self.starts.is_empty() && self.consumer.membership().is_some();
@@ -660,8 +680,12 @@ impl<'a> Member<'a> {
         }
         if let Some(consumer) = Arc::into_inner(self.consumer) {
             let left = tokio::task::spawn_blocking(move || consumer.leave()).await;
-            if let Err(error) = left {
-                tracing::error!(service = name, %error, "the group was not left");
+            match left {
+                Ok(()) => {
+                    // If it stays there, it says farewell to nobody.
+                    let _ = self.run.shared.library.keep_member(&self.run.group, None);
+                }
+                Err(error) => tracing::error!(service = name, %error, "the group was not left"),
             }
         } else {
             tracing::error!(service = name, "the consumer is still in use");

@@ -15,6 +15,7 @@ use super::committer::Means;
 use super::member::{End, Member};
 use crate::follower::Follower;
 use crate::kafka::{Cluster, KafkaError, Publisher, Transactor, changelog};
+use crate::library::Library;
 use crate::service::Service;
 use crate::state::StoreError;
 
@@ -33,6 +34,8 @@ pub struct Shared {
     pub host_id: Arc<str>,
     /// The producer without transactions.
     pub publisher: Arc<Publisher>,
+    /// The data directory.
+    pub library: Arc<Library>,
     /// What keeps copies of state.
     pub follower: Arc<Follower>,
 }
@@ -192,6 +195,7 @@ impl Run {
             true => self.changelog().await?,
             false => None,
         };
+        self.bid_farewell().await?;
         let means = match self.delivery {
             Delivery::ExactlyOnce => {
                 let Shared {
@@ -206,6 +210,16 @@ impl Run {
             Delivery::AtLeastOnce => Means::AtLeastOnce(self.shared.publisher.clone()),
         };
         Ok(Member::join(self, means, changelog)?)
+    }
+
+    /// Takes out of the group what this host was in it before it was killed.
+    async fn bid_farewell(&self) -> Result<(), StartError> {
+        let Some(dead) = self.shared.library.member(&self.group) else {
+            return Ok(());
+        };
+        let (cluster, group) = (self.shared.cluster.clone(), self.group.clone());
+        let farewell = tokio::task::spawn_blocking(move || cluster.bid_farewell(&group, &dead));
+        Ok(farewell.await?)
     }
 
     /// Finds the newest changelog, made if there is none, and follows it.

@@ -234,6 +234,12 @@ impl Cluster {
         self.health.ending.store(true, Ordering::Relaxed);
     }
 
+    /// Whether connections are neither encrypted nor authenticated.
+    pub(super) fn is_plain(&self) -> bool {
+        let protocol = self.properties.get("security.protocol");
+        protocol.is_none_or(|protocol| protocol.eq_ignore_ascii_case("plaintext"))
+    }
+
     /// Whether groups are kept by the broker (KIP-848).
     pub(super) fn has_modern_groups(&self) -> bool {
         self.modern_groups.load(Ordering::Relaxed)

@@ -26,6 +26,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 
 use super::cluster::{Cluster, KafkaError, Quiet};
+use super::farewell::Membered;
 use super::raw::Membership;
 use crate::invocation::Event;
 
@@ -70,6 +71,8 @@ pub struct Consumer {
     inner: Arc<StreamConsumer<Context>>,
     group: String,
     incremental: bool,
+    /// Whether the broker keeps the group.
+    modern: bool,
 }
 
 /// The end of a partition, as last told by the broker, by topic and partition.
@@ -145,6 +148,7 @@ impl Consumer {
             inner: Arc::new(inner),
             group: group.to_owned(),
             incremental: modern || !together,
+            modern,
         })
     }
 
@@ -184,6 +188,15 @@ impl Consumer {
     /// This member in its group, if the broker has it there.
     pub fn membership(&self) -> Option<Membership> {
         Membership::of(&*self.inner)
+    }
+
+    /// What is to be remembered of this member, to end it if it is killed.
+    pub fn membered(&self) -> Option<Membered> {
+        let membership = self.membership()?;
+        Some(Membered {
+            member: membership.member(),
+            modern: self.modern,
+        })
     }
 
     /// How often partitions were lost: bumped before anybody hears of it.

@@ -3,7 +3,8 @@
 //! `cluster` connects, to a real broker or to the embedded one; `topics` sees
 //! to it that topics exist; `publisher` sends events and waits until they are
 //! acknowledged; `transactions` commits messages and offsets together;
-//! `consumer` is one service's membership in its group; `changelog` reads state.
+//! `consumer` is one service's membership in its group, and `farewell` ends one
+//! that was killed; `changelog` reads state.
 //! Decisions about offsets and failures are made elsewhere (`events`), without
 //! rdkafka.
 
@@ -11,6 +12,7 @@ mod changelog;
 mod cluster;
 mod consumer;
 mod embedded;
+mod farewell;
 mod properties;
 mod publisher;
 mod raw;
@@ -20,6 +22,7 @@ mod transactions;
 pub use changelog::{ChangelogReader, Entry};
 pub use cluster::{Brokers, Cluster, KafkaError, Topics};
 pub use consumer::{Change, Consumer, Ends, Queue, Received, Source, Trouble};
+pub use farewell::{Membered, Members};
 pub use publisher::{Placed, PublishError, Published, Publisher};
 pub use raw::Membership;
 pub use topics::changelog;

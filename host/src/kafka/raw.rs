@@ -57,6 +57,16 @@ impl Membership {
         (generation > 0 && named).then_some(membership)
     }
 
+    /// The member's id.
+    pub(super) fn member(&self) -> String {
+        // SAFETY: it is alive, and its member's name is a C string (see `of`).
+        let member = unsafe {
+            let member = bindings::rd_kafka_consumer_group_metadata_member_id(self.0);
+            CStr::from_ptr(member)
+        };
+        member.to_string_lossy().into_owned()
+    }
+
     /// Adds offsets to the running transaction of a producer.
     pub(super) fn send_offsets<C: ProducerContext>(
         &self,

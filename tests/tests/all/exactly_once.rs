@@ -156,8 +156,7 @@ fn one_bad_effect_fails_its_event_and_no_other() {
         .manifest
         .clone()
         .setting("poison", "key-3 2")
-        .limit("event", "\"4 MiB\"")
-        .limit("effects", "\"8 MiB\"");
+        .limit("event", "\"4 MiB\"");
     let host = counting.host(kafka);
     counting
         .topics()
