@@ -8,17 +8,26 @@ use std::time::Duration;
 use tidemill_tests::{Folder, Host, Process, eventually, seed};
 
 use crate::load::{self, Check, Outcome};
-use crate::report::{Scenario, Turn, cpu, show};
+use crate::meter::cpu;
+use crate::report::{Column, Table, show};
+use crate::setting;
 
 const CONNECTIONS: usize = 32;
-const ROUNDS: usize = 5;
 const WARM: Duration = Duration::from_secs(1);
 const TURN: Duration = Duration::from_secs(3);
+
+const COLUMNS: [Column; 4] = [
+    Column::ratio("requests/s", 0),
+    Column::ratio("CPU us", 1),
+    Column::plain("p50 ms", 2),
+    Column::plain("p99 ms", 2),
+];
 
 const GET: &[u8] = b"GET /hello HTTP/1.1\r\nhost: bench\r\n\r\n";
 
 /// Runs the measurement.
 pub(crate) fn measure() {
+    let rounds = setting("BENCH_ROUNDS", 5);
     let (_folder, native, native_address) = native();
     let mut host = Host::embedded([seed("bench-answer")]);
     let tidemill_address = host.http().address().to_owned();
@@ -43,31 +52,30 @@ pub(crate) fn measure() {
             body == br#"{"message":"User created and sent to Kafka","id":"user-12345"}"#
         }),
     ];
-    let scenarios = scenarios.map(|(name, request, good)| {
-        eprintln!("{name}, {CONNECTIONS} connections, {ROUNDS} rounds of {TURN:?} each");
-        let mut turns = Vec::new();
-        for _ in 0..ROUNDS {
+    let tables = scenarios.map(|(name, request, good)| {
+        eprintln!("{name}, {CONNECTIONS} connections, {rounds} rounds of {TURN:?} each");
+        let mut table = Table::new(name, "native", &COLUMNS);
+        for _ in 0..rounds {
             for (system, process, address) in &systems {
                 load::run(address, request, good, CONNECTIONS, WARM);
                 let before = cpu(*process);
                 let outcome = load::run(address, request, good, CONNECTIONS, TURN);
-                turns.push(turn(system, &outcome, cpu(*process) - before));
+                table.add(system, turn(&outcome, cpu(*process) - before));
             }
         }
-        Scenario { name, turns }
+        table
     });
-    show("http", "requests", &scenarios);
+    show("http", &tables);
 }
 
-fn turn(system: &'static str, outcome: &Outcome, cpu: Duration) -> Turn {
+fn turn(outcome: &Outcome, cpu: Duration) -> Vec<Option<f64>> {
     let ms = |time: Duration| Some(time.as_secs_f64() * 1e3);
-    Turn {
-        system,
-        per_second: outcome.rate,
-        cpu_us: cpu.as_secs_f64() * 1e6 / outcome.requests as f64,
-        p50_ms: ms(outcome.p50),
-        p99_ms: ms(outcome.p99),
-    }
+    vec![
+        Some(outcome.rate),
+        Some(cpu.as_secs_f64() * 1e6 / outcome.requests as f64),
+        ms(outcome.p50),
+        ms(outcome.p99),
+    ]
 }
 
 /// Starts the native server.

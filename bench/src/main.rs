@@ -1,19 +1,21 @@
-//! Measures both hot paths of Tidemill side by side with native code that does
-//! the same: `http`, a request through a warm handler against hyper, and
-//! `events`, an event passed on against a bare librdkafka loop.
+//! Measures both hot paths of Tidemill side by side with what others do: `http`,
+//! a request through a warm handler against hyper, and `events`, from topic to
+//! topic and state against bare librdkafka loops and Kafka Streams.
 //!
-//! The two take turns for several rounds, on one machine with the load and the
-//! broker on it too. Throughput alone misleads there, so the CPU time that each
-//! server spent is shown with it.
+//! The systems take turns for several rounds, on one machine with the load and
+//! the broker on it too. Throughput alone misleads there, so the CPU time that
+//! each of them spent is shown with it.
 
 #![allow(
     clippy::unwrap_used,
     reason = "a measurement that cannot be made ends with the reason"
 )]
 
+mod bare;
 mod events;
 mod http;
 mod load;
+mod meter;
 mod native;
 mod report;
 
@@ -24,13 +26,22 @@ fn main() {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
         ["http"] => http::measure(),
-        ["events"] => events::measure(),
+        ["events", ref parts @ ..] => events::measure(parts),
         // What the measurements start as processes of their own.
         ["native-http", address] => native::http(address),
-        ["native-events", brokers, group] => native::events(brokers, group),
+        ["bare", form, delivery, brokers, group] => bare::run(form, delivery, brokers, group),
         _ => {
-            eprintln!("usage: tidemill-bench http | events (use `make bench`)");
+            eprintln!("usage: tidemill-bench http | events [PART...] (use `make bench`)");
             std::process::exit(2);
         }
     }
+}
+
+/// A number that the environment may set.
+fn setting(name: &str, usual: usize) -> usize {
+    let set = env::var(name).ok().filter(|value| !value.is_empty());
+    set.map_or(usual, |value| match value.parse() {
+        Ok(number) => number,
+        Err(_) => panic!("{name} is no number: {value:?}"),
+    })
 }

@@ -1,99 +1,164 @@
-//! What was measured, as a table and as JSON.
+//! What was measured, as tables and as JSON.
 
 use std::fs;
-use std::time::Duration;
 
 use serde::Serialize;
 
-/// One turn of one system.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Turn {
-    pub(crate) system: &'static str,
-    pub(crate) per_second: f64,
-    pub(crate) cpu_us: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) p50_ms: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) p99_ms: Option<f64>,
+/// One figure of a table.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Column {
+    /// What it is, with its unit.
+    pub(crate) name: &'static str,
+    /// Digits behind the point.
+    pub(crate) digits: usize,
+    /// Whether its ratio to the baseline is shown too.
+    pub(crate) ratio: bool,
 }
 
-/// A scenario: the same work by the native system and by Tidemill, in turns.
-#[derive(Debug, Serialize)]
-pub(crate) struct Scenario {
-    pub(crate) name: &'static str,
+/// One turn of one system: a value for each column, where there is one.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Turn {
+    /// The system.
+    pub(crate) system: String,
+    /// Its figures, in order of the columns.
+    pub(crate) values: Vec<Option<f64>>,
+}
+
+/// The same work by several systems, in turns.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Table {
+    /// What is done.
+    pub(crate) title: String,
+    /// The system that ratios are to.
+    pub(crate) baseline: String,
+    /// What is measured.
+    pub(crate) columns: Vec<Column>,
+    /// All turns of all rounds.
     pub(crate) turns: Vec<Turn>,
 }
 
-impl Scenario {
-    fn median(&self, system: &str, of: impl Fn(&Turn) -> Option<f64>) -> Option<f64> {
-        let turns = self.turns.iter().filter(|turn| turn.system == system);
-        let mut values: Vec<f64> = turns.filter_map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied()
+impl Column {
+    /// A figure, shown with its ratio to the baseline's.
+    pub(crate) const fn ratio(name: &'static str, digits: usize) -> Self {
+        Self {
+            name,
+            digits,
+            ratio: true,
+        }
+    }
+
+    /// A figure.
+    pub(crate) const fn plain(name: &'static str, digits: usize) -> Self {
+        Self {
+            name,
+            digits,
+            ratio: false,
+        }
     }
 }
 
-/// Prints the scenarios and writes them to `target/bench/NAME.json`.
-pub(crate) fn show(name: &str, unit: &str, scenarios: &[Scenario]) {
-    println!(
-        "\n{:<28} {:<9} {:>12} {:>10} {:>9} {:>9}",
-        "",
-        "",
-        format!("{unit}/s"),
-        "CPU us",
-        "p50 ms",
-        "p99 ms"
-    );
-    for scenario in scenarios {
-        for system in ["native", "tidemill"] {
-            let of = |of: fn(&Turn) -> Option<f64>| scenario.median(system, of);
-            let show = |value: Option<f64>, digits: usize| {
-                value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
-            };
-            println!(
-                "{:<28} {:<9} {:>12} {:>10} {:>9} {:>9}",
-                if system == "native" {
-                    scenario.name
-                } else {
-                    ""
-                },
-                system,
-                show(of(|turn| Some(turn.per_second)), 0),
-                show(of(|turn| Some(turn.cpu_us)), 1),
-                show(of(|turn| turn.p50_ms), 2),
-                show(of(|turn| turn.p99_ms), 2),
-            );
+impl Table {
+    /// An empty table.
+    pub(crate) fn new(title: impl Into<String>, baseline: &str, columns: &[Column]) -> Self {
+        Self {
+            title: title.into(),
+            baseline: baseline.to_owned(),
+            columns: columns.to_vec(),
+            turns: Vec::new(),
         }
-        let ratio = |of: fn(&Turn) -> Option<f64>| {
-            let value = |system| scenario.median(system, of).unwrap_or(f64::NAN);
-            value("tidemill") / value("native")
-        };
-        println!(
-            "{:<28} {:<9} {:>11.2}x {:>9.2}x",
-            "",
-            "ratio",
-            ratio(|turn| Some(turn.per_second)),
-            ratio(|turn| Some(turn.cpu_us)),
-        );
+    }
+
+    /// Adds a turn.
+    pub(crate) fn add(&mut self, system: &str, values: Vec<Option<f64>>) {
+        assert_eq!(values.len(), self.columns.len(), "a value for each column");
+        self.turns.push(Turn {
+            system: system.to_owned(),
+            values,
+        });
+    }
+
+    /// All values of a system in a column, the smallest first.
+    fn values(&self, system: &str, column: usize) -> Vec<f64> {
+        let turns = self.turns.iter().filter(|turn| turn.system == system);
+        let mut values: Vec<f64> = turns
+            .filter_map(|turn| turn.values[column])
+            .filter(|value| value.is_finite())
+            .collect();
+        values.sort_by(f64::total_cmp);
+        values
+    }
+
+    fn median(&self, system: &str, column: usize) -> Option<f64> {
+        let values = self.values(system, column);
+        values.get(values.len() / 2).copied()
+    }
+
+    /// The systems, in the order in which they first took a turn.
+    fn systems(&self) -> Vec<&str> {
+        let mut systems: Vec<&str> = Vec::new();
+        for turn in &self.turns {
+            if !systems.contains(&turn.system.as_str()) {
+                systems.push(&turn.system);
+            }
+        }
+        systems
+    }
+
+    /// As lines: a system each, medians of the rounds, the smallest and largest
+    /// of the first column behind them.
+    fn print(&self) {
+        print!("\n{:<42}", self.title);
+        for column in &self.columns {
+            print!(" {:>w$}", column.name, w = column.width());
+        }
+        println!("   min - max");
+        for system in self.systems() {
+            print!("  {system:<40}");
+            for (number, column) in self.columns.iter().enumerate() {
+                let own = self.median(system, number);
+                print!(" {:>w$}", column.show(own), w = column.value_width());
+                if column.ratio {
+                    let base = self.median(&self.baseline, number);
+                    let ratio = own.zip(base).map(|(own, base)| own / base);
+                    let ratio = ratio.map_or(String::new(), |ratio| format!("{ratio:.2}x"));
+                    print!(" {ratio:>7}");
+                }
+            }
+            let first = self.values(system, 0);
+            let show = |value: Option<&f64>| self.columns[0].show(value.copied());
+            println!("   {} - {}", show(first.first()), show(first.last()));
+        }
+    }
+}
+
+impl Column {
+    fn show(&self, value: Option<f64>) -> String {
+        let digits = self.digits;
+        value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
+    }
+
+    fn value_width(&self) -> usize {
+        let name = self.name.chars().count();
+        if self.ratio {
+            name.saturating_sub(8).max(8)
+        } else {
+            name.max(8)
+        }
+    }
+
+    fn width(&self) -> usize {
+        self.value_width() + if self.ratio { 8 } else { 0 }
+    }
+}
+
+/// Prints the tables and writes them to `target/bench/NAME.json`.
+pub(crate) fn show(name: &str, tables: &[Table]) {
+    for table in tables {
+        table.print();
     }
     let folder = tidemill_tests::target().join("bench");
     let file = folder.join(format!("{name}.json"));
     fs::create_dir_all(&folder).unwrap();
-    fs::write(&file, serde_json::to_vec_pretty(scenarios).unwrap()).unwrap();
+    fs::write(&file, serde_json::to_vec_pretty(tables).unwrap()).unwrap();
     println!("\n{}", file.display());
-}
-
-/// CPU time that a process has spent, its own and the system's for it.
-pub(crate) fn cpu(process: u32) -> Duration {
-    let text = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-    // The name, in parentheses, may have spaces.
-    let fields: Vec<&str> = text
-        .rsplit(')')
-        .next()
-        .unwrap()
-        .split_whitespace()
-        .collect();
-    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    // The kernel counts in hundredths of a second towards user space.
-    Duration::from_millis(ticks * 10)
 }

@@ -5,6 +5,7 @@
 //! which there are none.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::effects::Effects;
@@ -52,13 +53,12 @@ async fn run_request(
             }
         }
     };
-    let view = if revision.manifest.grants.state {
-        if !service.state.is_readable() {
-            return Err(Failure::Restoring(service.state.progress()));
-        }
-        View::Shards(service.state.reading())
-    } else {
-        View::NotGranted
+    // Set when the handler asks for state that is not here yet.
+    let missed = Arc::new(AtomicBool::new(false));
+    let view = match revision.manifest.grants.state {
+        true if service.state.is_readable() => View::Shards(service.state.reading()),
+        true => View::Restoring(missed.clone()),
+        false => View::NotGranted,
     };
     let instance = revision.component.instance().await?;
     let (ran, instance) = instance
@@ -66,6 +66,10 @@ async fn run_request(
         .await;
     if let Some(instance) = instance {
         revision.component.give_back(instance);
+    }
+    if missed.load(Ordering::Acquire) {
+        // Whatever it made of it: it did not have what it needs.
+        return Err(Failure::Restoring(service.state.progress()));
     }
     ran
 }

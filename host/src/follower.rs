@@ -149,6 +149,8 @@ struct Work {
     /// For shards to come back by.
     orders: mpsc::Sender<Order>,
     copies: BTreeMap<Source, Copy>,
+    /// Records read since the host started.
+    read: u64,
     noted: Instant,
 }
 
@@ -158,6 +160,7 @@ impl Work {
             reader,
             orders,
             copies: BTreeMap::new(),
+            read: 0,
             noted: Instant::now(),
         }
     }
@@ -261,7 +264,7 @@ impl Work {
     fn read(&mut self) {
         let mut lost = Vec::new();
         let mut touched: Vec<Source> = Vec::new();
-        let copies = &mut self.copies;
+        let (copies, read) = (&mut self.copies, &mut self.read);
         let mut latest: Option<(Source, bool)> = None;
         self.reader.read(MOST, WAIT, |topic, partition, entry| {
             // Records of one partition come one after another: looked up once.
@@ -283,7 +286,10 @@ impl Work {
                 return;
             };
             match entry {
-                Entry::Record(offset, key, value) => copy.record(offset, key, value),
+                Entry::Record(offset, key, value) => {
+                    *read += 1;
+                    copy.record(offset, key, value);
+                }
                 Entry::End(offset) => copy.end = Some(offset),
                 Entry::OutOfRange => lost.push(source.clone()),
                 Entry::Failed(why) => {
@@ -360,6 +366,11 @@ impl Work {
         if tables.is_complete() || !theirs.all(|copy| copy.caught_up) {
             return;
         }
+        tracing::info!(
+            state = tables.name(),
+            rows_read = self.read,
+            "the state is complete on this host"
+        );
         if let Err(error) = tables.set_complete() {
             tracing::error!(%error, "it was not noted that state is complete");
         }

@@ -32,6 +32,13 @@ impl Builder {
         self
     }
 
+    /// Against what listens at an address and speaks as Kafka does.
+    #[must_use]
+    pub fn broker(mut self, address: &str) -> Self {
+        self.kafka = Some(address.to_owned());
+        self
+    }
+
     /// With services from the start.
     #[must_use]
     pub fn deploy(mut self, components: impl IntoIterator<Item = Component>) -> Self {

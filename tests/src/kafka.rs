@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::folder::{Folder, kafka_dist, root};
 use crate::process::{Process, run};
+use crate::proxy::Proxy;
 use crate::topics::Topics;
 use crate::wait::Deadline;
 
@@ -22,7 +23,19 @@ pub struct Kafka {
     port: u16,
     controller: u16,
     jvm: &'static str,
+    properties: String,
 }
+
+/// Everyone may do what no access control list forbids, and log segments are
+/// compacted soon after they are closed.
+const PROPERTIES: &str = "\
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+allow.everyone.if.no.acl.found=true
+log.cleaner.backoff.ms=500
+";
+
+/// Short-lived: the first compiler alone starts faster.
+const SHORT_LIVED: &str = "-Xms64m -Xmx400m -XX:+UseSerialGC -XX:TieredStopAtLevel=1";
 
 impl Kafka {
     /// The one that tests share; each uses topics and groups of its own.
@@ -41,8 +54,31 @@ impl Kafka {
     /// If Java or the fetched Kafka are missing.
     #[must_use]
     pub fn fresh() -> Kafka {
-        // Short-lived: the first compiler alone starts faster.
-        Kafka::with_jvm("-Xms64m -Xmx400m -XX:+UseSerialGC -XX:TieredStopAtLevel=1")
+        Kafka::with(SHORT_LIVED, free_ports(), PROPERTIES)
+    }
+
+    /// A new one, and a proxy before it that breaks what it is told to. Who takes
+    /// the proxy's address for Kafka's speaks to Kafka through the proxy alone.
+    ///
+    /// # Panics
+    /// If Java or the fetched Kafka are missing.
+    #[must_use]
+    pub fn proxied() -> (Kafka, Proxy) {
+        let [port, controller, inner] = free_ports();
+        let proxy = Proxy::before(&format!("127.0.0.1:{inner}"));
+        // Clients go where Kafka says that it is. So behind the proxy it has a
+        // listener of its own, which says that it is where the proxy is.
+        let properties = format!(
+            "{PROPERTIES}\
+             listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{inner},\
+             CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://{}\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,\
+             CONTROLLER:PLAINTEXT\n",
+            proxy.address()
+        );
+        let kafka = Kafka::with(SHORT_LIVED, [port, controller], &properties);
+        (kafka, proxy)
     }
 
     /// A new one that takes longer to be fast, and is faster then.
@@ -51,11 +87,10 @@ impl Kafka {
     /// If Java or the fetched Kafka are missing.
     #[must_use]
     pub fn for_measuring() -> Kafka {
-        Kafka::with_jvm("-Xms512m -Xmx512m -XX:+UseSerialGC")
+        Kafka::with("-Xms512m -Xmx512m -XX:+UseSerialGC", free_ports(), "")
     }
 
-    fn with_jvm(jvm: &'static str) -> Kafka {
-        let [port, controller] = free_ports();
+    fn with(jvm: &'static str, [port, controller]: [u16; 2], properties: &str) -> Kafka {
         let folder = Folder::new("kafka");
         // Formatting the storage takes a JVM of its own: it is done once.
         copy(&template().path().join("data"), &folder.path().join("data"));
@@ -65,6 +100,7 @@ impl Kafka {
             port,
             controller,
             jvm,
+            properties: properties.to_owned(),
         };
         kafka.start();
         kafka
@@ -78,7 +114,8 @@ impl Kafka {
             .arg(self.folder.path())
             .arg(self.port.to_string())
             .arg(self.controller.to_string())
-            .env("KAFKA_JVM", self.jvm);
+            .env("KAFKA_JVM", self.jvm)
+            .env("KAFKA_PROPERTIES", &self.properties);
         let log = self.folder.path().join("kafka.log");
         let mut process = Process::start("Kafka", command, &log);
         let deadline = Deadline::usual();

@@ -61,6 +61,11 @@ impl Topics {
         }
     }
 
+    /// Where the broker is.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Makes a topic. Only on a real Kafka.
     ///
     /// # Panics

@@ -237,8 +237,8 @@ impl Run {
             self.topics.clone(),
         );
         let found = tokio::task::spawn_blocking(move || {
-            if let Some(newest) = asked.newest_changelog(&service)? {
-                return Ok(newest);
+            if let Some((generation, shards)) = asked.newest_changelog(&service)? {
+                return Ok((generation, shards, false));
             }
             asked.check_equal_partitions(&topics)?;
             let counts = asked.partitions(&topics)?;
@@ -248,10 +248,23 @@ impl Run {
                 }
             }
             let partitions = counts.values().flatten().max().copied().unwrap_or(1);
-            asked.create_changelog(&changelog(&service, 1), partitions)?;
-            Ok::<_, StartError>((1, partitions))
+            let new = asked.create_changelog(&changelog(&service, 1), partitions)?;
+            Ok::<_, StartError>((1, partitions, new))
         });
-        let (generation, shards) = found.await??;
+        let (generation, shards, new) = found.await??;
+        if new {
+            // Nothing is in it yet.
+            let tables = state.turn_to(generation)?;
+            if !tables.known_shards().is_empty() {
+                tracing::error!(
+                    service = self.service.name(),
+                    "the changelog of its state is gone, and with it the state: `tidemill replay` \
+                     makes it anew from its topics"
+                );
+                tables.forget()?;
+            }
+            tables.set_complete()?;
+        }
         Ok(Some(self.turn_to(generation, shards)?))
     }
 

@@ -62,7 +62,9 @@ impl Cluster {
         for topic in &missing {
             match self.embedded() {
                 Some(embedded) => embedded.create_topic(topic, self.topics.partitions)?,
-                None => self.create(topic, self.topics.partitions, &[])?,
+                None => {
+                    self.create(topic, self.topics.partitions, &[])?;
+                }
             }
             self.wait_for(topic)?;
         }
@@ -70,15 +72,16 @@ impl Cluster {
     }
 
     /// Creates a changelog: compacted, so that it keeps the last value of each
-    /// row. It is no error if it is there. Blocks, as [`Cluster::create_missing`].
-    pub fn create_changelog(&self, topic: &str, partitions: i32) -> Result<(), KafkaError> {
+    /// row. Returns whether it is new. Blocks, as [`Cluster::create_missing`].
+    pub fn create_changelog(&self, topic: &str, partitions: i32) -> Result<bool, KafkaError> {
         let compacted = [
             ("cleanup.policy", "compact"),
             // Rows are as large as effects may be.
             ("max.message.bytes", "10485760"),
         ];
-        self.create(topic, partitions, &compacted)?;
-        self.wait_for(topic)
+        let new = self.create(topic, partitions, &compacted)?;
+        self.wait_for(topic)?;
+        Ok(new)
     }
 
     /// The newest generation of a service's changelog and its partitions, if it
@@ -101,7 +104,7 @@ impl Cluster {
         topic: &str,
         partitions: i32,
         config: &[(&str, &str)],
-    ) -> Result<(), KafkaError> {
+    ) -> Result<bool, KafkaError> {
         let refused = |cause: String| KafkaError::TopicRefused {
             topic: topic.to_owned(),
             cause,
@@ -124,13 +127,15 @@ impl Cluster {
         let results = tokio::runtime::Handle::current()
             .block_on(admin.create_topics([&new], &options))
             .map_err(|error| refused(error.to_string()))?;
+        let mut new = true;
         for result in results {
             match result {
-                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Ok(_) => {}
+                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => new = false,
                 Err((_, code)) => return Err(refused(code.to_string())),
             }
         }
-        Ok(())
+        Ok(new)
     }
 
     /// A topic that was just made is not known to every broker at once.

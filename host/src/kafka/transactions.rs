@@ -219,20 +219,24 @@ impl Work {
             }
         }
         let offsets = self.offsets(batch);
-        let Reported { placed, failed } = self.deliveries.wait();
+        // After a failure the transaction can only be aborted, which ends the
+        // messages that are still on their way; by themselves they may take as
+        // long as a message may.
+        let failed = offsets.is_err() || self.deliveries.wait(true);
         if let Err(error) = offsets {
-            return self.abort(failed, Some(error));
+            return self.abort(Some(error));
         }
-        let refused = failed
-            .iter()
-            .any(|(_, error)| matches!(error, PublishError::Refused { .. }));
-        if refused || !all_sent {
-            return self.abort(failed, None);
+        if !all_sent || self.deliveries.has_refused() {
+            return self.abort(None);
         }
-        // With reports of failure librdkafka commits nothing, and tells why not.
+        if failed {
+            // Nothing is committed with reports of failure, and this tells why.
+            let why = raw::call(&self.producer, Call::Commit, Duration::from_millis(1));
+            return self.abort(why.err());
+        }
         match self.call(Call::Commit) {
-            Ok(()) => Outcome::Committed(placed),
-            Err(error) if error.abort && !error.fatal => self.abort(failed, Some(error)),
+            Ok(()) => Outcome::Committed(self.deliveries.take().placed),
+            Err(error) if error.abort && !error.fatal => self.abort(Some(error)),
             Err(error) => Outcome::Ended {
                 cause: error.cause,
                 in_doubt: true,
@@ -282,11 +286,7 @@ impl Work {
         }
     }
 
-    fn abort(
-        &self,
-        failed: Vec<(usize, PublishError)>,
-        error: Option<TransactionError>,
-    ) -> Outcome {
+    fn abort(&self, error: Option<TransactionError>) -> Outcome {
         if let Some(error) = error.as_ref().filter(|error| error.fatal) {
             return Outcome::Ended {
                 cause: error.cause.clone(),
@@ -299,7 +299,12 @@ impl Work {
                 in_doubt: false,
             };
         }
-        let (refused, others): (Vec<_>, Vec<_>) = failed
+        // The reports of what was thrown away have to be in before the next begins.
+        self.deliveries.wait(false);
+        let (refused, others): (Vec<_>, Vec<_>) = self
+            .deliveries
+            .take()
+            .failed
             .into_iter()
             .partition(|(_, error)| matches!(error, PublishError::Refused { .. }));
         let lasting = error.as_ref().is_some_and(|error| is_lasting(error.code));
@@ -344,11 +349,6 @@ struct Reports {
     failed: Vec<(usize, PublishError)>,
 }
 
-struct Reported {
-    placed: Vec<Placed>,
-    failed: Vec<(usize, PublishError)>,
-}
-
 impl Deliveries {
     fn wait_for(&self, messages: usize) {
         let mut reports = self.reports.lock();
@@ -365,6 +365,7 @@ impl Deliveries {
         let mut reports = self.reports.lock();
         reports.failed.push((place, error));
         self.one_less(&mut reports);
+        self.done.notify_one();
     }
 
     fn placed(&self, place: usize, placed: Placed) {
@@ -382,16 +383,25 @@ impl Deliveries {
         }
     }
 
-    /// Waits until every message is delivered or has failed; librdkafka sees to
-    /// it that each is, in bounded time.
-    fn wait(&self) -> Reported {
+    /// Waits until every message is delivered or has failed, which librdkafka
+    /// sees to in bounded time; or, if that is enough, until one has failed.
+    /// Returns whether one has.
+    fn wait(&self, until_failure: bool) -> bool {
         let mut reports = self.reports.lock();
-        self.done
-            .wait_while(&mut reports, |reports| reports.left > 0);
-        Reported {
-            placed: std::mem::take(&mut reports.placed),
-            failed: std::mem::take(&mut reports.failed),
-        }
+        self.done.wait_while(&mut reports, |reports| {
+            reports.left > 0 && !(until_failure && !reports.failed.is_empty())
+        });
+        !reports.failed.is_empty()
+    }
+
+    fn has_refused(&self) -> bool {
+        let reports = self.reports.lock();
+        let mut failed = reports.failed.iter();
+        failed.any(|(_, error)| matches!(error, PublishError::Refused { .. }))
+    }
+
+    fn take(&self) -> Reports {
+        std::mem::take(&mut *self.reports.lock())
     }
 }
 

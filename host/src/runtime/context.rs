@@ -212,7 +212,7 @@ impl From<ViewError> for state::Error {
             ViewError::ReadOnly => state::Error::ReadOnly(text),
             ViewError::SeveralShards(_) => state::Error::SeveralShards(text),
             ViewError::Invalid(_) => state::Error::Invalid(text),
-            ViewError::Store(_) => state::Error::Unavailable(text),
+            ViewError::Restoring | ViewError::Store(_) => state::Error::Unavailable(text),
         }
     }
 }

@@ -234,6 +234,12 @@ impl Tables {
         Ok(())
     }
 
+    /// The service and the generation, for the log.
+    pub fn name(&self) -> &str {
+        let name = self.prefix.trim_end_matches('\0');
+        name.strip_prefix("state.").unwrap_or(name)
+    }
+
     /// The generation of the state, from 1.
     pub fn generation(&self) -> u32 {
         self.generation

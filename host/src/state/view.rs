@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -36,6 +37,9 @@ pub enum ViewError {
     /// No grant.
     #[error("the manifest does not grant state: add `state = true` under [grants]")]
     NotGranted,
+    /// Not complete on this host yet.
+    #[error("the service's state is being restored on this host")]
+    Restoring,
     /// A write of an HTTP handler.
     #[error("an HTTP handler cannot write state: publish an event, and write when it is consumed")]
     ReadOnly,
@@ -69,6 +73,8 @@ pub enum View {
     /// The manifest does not grant state.
     #[default]
     NotGranted,
+    /// All shards, but they are not here yet. Set when they are asked for.
+    Restoring(Arc<AtomicBool>),
     /// All shards, to read.
     Shards(Arc<Tables>),
     /// One shard, to read and write.
@@ -90,11 +96,22 @@ impl View {
     pub fn writable(&self, table: &str, key: &[u8]) -> Result<RowKey, ViewError> {
         match self {
             View::NotGranted => Err(ViewError::NotGranted),
-            View::Shards(_) => Err(ViewError::ReadOnly),
+            View::Restoring(_) | View::Shards(_) => Err(ViewError::ReadOnly),
             View::Shard { .. } => {
                 check(table, key)?;
                 Ok((table.to_owned(), Bytes::copy_from_slice(key)))
             }
+        }
+    }
+
+    fn readable(&self) -> Result<(), ViewError> {
+        match self {
+            View::NotGranted => Err(ViewError::NotGranted),
+            View::Restoring(asked) => {
+                asked.store(true, Ordering::Release);
+                Err(ViewError::Restoring)
+            }
+            View::Shards(_) | View::Shard { .. } => Ok(()),
         }
     }
 
@@ -105,9 +122,7 @@ impl View {
         table: &str,
         key: &[u8],
     ) -> Result<Vec<Row>, ViewError> {
-        if let View::NotGranted = self {
-            return Err(ViewError::NotGranted);
-        }
+        self.readable()?;
         check(table, key)?;
         let mut rows = Vec::new();
         let mut found = |shard, value: Option<Bytes>| {
@@ -118,7 +133,7 @@ impl View {
             }));
         };
         match self {
-            View::NotGranted => {}
+            View::NotGranted | View::Restoring(_) => {}
             View::Shards(tables) => {
                 for &shard in tables.shards().iter() {
                     found(shard, tables.get(shard, table, key)?);
@@ -164,6 +179,7 @@ impl View {
         table: &str,
         range: Range<'_>,
     ) -> Result<Vec<Row>, ViewError> {
+        self.readable()?;
         check(table, b"-")?;
         if range.limit == 0 || range.limit > MAX_SCAN {
             return Err(ViewError::Invalid(format!(
@@ -179,6 +195,7 @@ impl View {
         } = range;
         match self {
             View::NotGranted => Err(ViewError::NotGranted),
+            View::Restoring(_) => Err(ViewError::Restoring),
             View::Shards(tables) => {
                 let shards = tables.shards();
                 let sources = shards

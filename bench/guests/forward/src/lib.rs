@@ -1,4 +1,4 @@
-//! Passes every event on. Its native counterpart is `bench/src/native.rs`.
+//! Passes every event on. Its counterparts are `bench/src/bare.rs` and `bench/streams`.
 
 use tidemill::{Event, Failure, Message, Topics};
 

@@ -1,8 +1,12 @@
 //! Counts events by key and publishes each new count: reads, writes, publishes.
 //! Whatever is lost or done twice shows in what it published.
 //!
-//! Settings: `out` is the topic of the counts, and `poison`, as `KEY N`, has the
-//! count N of a key be published with 2 MiB, which no broker takes.
+//! Settings: `out` is the topic of the counts; `by` is how much an event counts, 1
+//! if it is not set. `poison`, as `KEY N`, says which count of a key the broker is
+//! to refuse: it is published to the topic `poison-out`, or with 2 MiB.
+//!
+//! Requests: a `POST` publishes an event for each line `TOPIC KEY VALUE`; `GET
+//! /NAME` gives all rows, `/NAME/key/KEY` one, `/NAME/total` their number and sum.
 
 use bindings::exports::tidemill::service::describe::Guest as Describe;
 use bindings::exports::tidemill::service::events::{Event, Failure, Guest as Events};
@@ -42,35 +46,57 @@ impl Events for Count {
 
 fn count(key: &[u8]) -> Result<(), String> {
     let before = state::get(COUNTS, key).map_err(|error| error.to_string())?;
-    let before = before.map_or(Ok(0), |count| text(&count).parse::<u64>());
-    let count = before.map_err(|error| error.to_string())? + 1;
+    let before = before.map_or(Ok(0), |count| number(&count))?;
+    let by = setting("by").parse().unwrap_or(1);
+    let count = before + by;
     state::put(COUNTS, key, count.to_string().as_bytes()).map_err(|error| error.to_string())?;
     let mut value = count.to_string().into_bytes();
+    let mut topic = setting("out");
     if setting("poison") == format!("{} {count}", text(key)) {
-        value.resize(2 << 20, b' ');
+        match setting("poison-out") {
+            other if other.is_empty() => value.resize(2 << 20, b' '),
+            other => topic = other,
+        }
     }
-    publish(setting("out"), key.to_vec(), value)
+    publish(topic, key.to_vec(), value)
 }
 
 impl Http for Count {
     async fn handle(request: Request) -> Response {
-        let answered = match request.method.as_str() {
-            "POST" => add(&text(&request.body)).map(|()| String::new()),
+        let mut path = request.target.split('/').skip(2);
+        let answered = match (request.method.as_str(), path.next(), path.next()) {
+            ("POST", ..) => add(&text(&request.body)).map(|()| String::new()),
+            (_, Some("key"), Some(key)) => row(key),
+            (_, Some("total"), _) => total(),
             _ => rows(),
         };
-        match answered {
-            Ok(body) => Response {
-                status: 200,
-                headers: Vec::new(),
-                body: body.into_bytes(),
-            },
-            Err(error) => Response {
-                status: 500,
-                headers: Vec::new(),
-                body: error.into_bytes(),
-            },
+        let (status, body) = match answered {
+            Ok(body) => (200, body),
+            Err(error) => (500, error),
+        };
+        Response {
+            status,
+            headers: Vec::new(),
+            body: body.into_bytes(),
         }
     }
+}
+
+/// The count of a key; 0 if there is none.
+fn row(key: &str) -> Result<String, String> {
+    let count = state::get(COUNTS, key.as_bytes()).map_err(|error| error.to_string())?;
+    Ok(count.map_or_else(|| "0".to_owned(), |count| text(&count)))
+}
+
+/// How many rows there are, and what they are together.
+fn total() -> Result<String, String> {
+    let (mut count, mut sum) = (0, 0);
+    each(|_, value| {
+        count += 1;
+        sum += number(value)?;
+        Ok(())
+    })?;
+    Ok(format!("{count} {sum}"))
 }
 
 /// Publishes an event for each line `TOPIC KEY VALUE`.
@@ -86,22 +112,31 @@ fn add(lines: &str) -> Result<(), String> {
 /// All rows, a line `KEY COUNT` each.
 fn rows() -> Result<String, String> {
     let mut lines = String::new();
+    each(|key, value| {
+        lines.push_str(&format!("{} {}\n", text(key), text(value)));
+        Ok(())
+    })?;
+    Ok(lines)
+}
+
+/// Gives each row to `take`, in order. A key has one in each shard that counts it.
+fn each(mut take: impl FnMut(&[u8], &[u8]) -> Result<(), String>) -> Result<(), String> {
     let mut start = None;
     loop {
         let range = Range {
-            start: start.clone(),
+            start,
             end: None,
             limit: 10_000,
             reverse: false,
         };
         let rows = state::scan(COUNTS, &range).map_err(|error| error.to_string())?;
         let Some(last) = rows.last() else {
-            return Ok(lines);
+            return Ok(());
         };
         // The first key behind the last one.
         start = Some([&last.key[..], &[0]].concat());
         for row in rows {
-            lines.push_str(&format!("{} {}\n", text(&row.key), text(&row.value)));
+            take(&row.key, &row.value)?;
         }
     }
 }
@@ -114,6 +149,12 @@ fn publish(topic: String, key: Vec<u8>, value: Vec<u8>) -> Result<(), String> {
         headers: Vec::new(),
     };
     publisher::publish(&message).map_err(|error| error.to_string())
+}
+
+fn number(bytes: &[u8]) -> Result<u64, String> {
+    text(bytes)
+        .parse()
+        .map_err(|error| format!("{bytes:?} is not a count: {error}"))
 }
 
 fn setting(name: &str) -> String {

@@ -1,0 +1,222 @@
+//! A proxy before a Kafka broker that loses chosen requests and answers.
+//!
+//! It reads Kafka's frames: a length (4 bytes), and then in a request its API's
+//! key (2), the API's version (2) and a correlation id (4), in an answer that id.
+//! Nothing else is looked into, so it does not matter which versions are spoken.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// Kinds of requests, by their key in Kafka's protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "the names are Kafka's")]
+pub enum Api {
+    Produce = 0,
+    Fetch = 1,
+    OffsetFetch = 9,
+    FindCoordinator = 10,
+    InitProducerId = 22,
+    AddPartitionsToTxn = 24,
+    AddOffsetsToTxn = 25,
+    EndTxn = 26,
+    TxnOffsetCommit = 28,
+    ConsumerGroupHeartbeat = 68,
+}
+
+/// What happens to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It does not arrive: the connection is closed before it is passed on.
+    Refused,
+    /// It is done, and nobody hears of it: the connection is closed instead of
+    /// passing on the answer.
+    AnswerLost,
+    /// It arrives so much later, and all behind it on its connection.
+    Late(Duration),
+}
+
+/// The running proxy. It ends with the tests.
+#[derive(Debug)]
+pub struct Proxy {
+    address: String,
+    orders: Arc<Mutex<Orders>>,
+}
+
+#[derive(Debug, Default)]
+struct Orders {
+    faults: BTreeMap<Api, Order>,
+    met: u32,
+}
+
+#[derive(Debug)]
+struct Order {
+    fault: Fault,
+    /// How many more requests it happens to.
+    left: u32,
+    /// It happens to each request of that number: the first, the third, …
+    every: u32,
+    seen: u32,
+}
+
+impl Orders {
+    /// What happens to the next request of this kind.
+    fn next(&mut self, key: i16) -> Option<Fault> {
+        let (_, order) = self
+            .faults
+            .iter_mut()
+            .find(|(api, _)| **api as i16 == key)?;
+        let its_turn = order.seen.is_multiple_of(order.every);
+        order.seen += 1;
+        if !its_turn || order.left == 0 {
+            return None;
+        }
+        order.left -= 1;
+        self.met += 1;
+        Some(order.fault)
+    }
+}
+
+impl Proxy {
+    /// Starts one before the broker at an address, which need not listen yet.
+    ///
+    /// # Panics
+    /// If there is no port.
+    #[must_use]
+    pub fn before(broker: &str) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let orders = Arc::new(Mutex::new(Orders::default()));
+        thread::spawn({
+            let (broker, orders) = (broker.to_owned(), orders.clone());
+            move || {
+                for client in listener.incoming().flatten() {
+                    let (broker, orders) = (broker.clone(), orders.clone());
+                    // What goes wrong is a closed connection, for both sides.
+                    thread::spawn(move || connect(client, &broker, &orders));
+                }
+            }
+        });
+        Proxy { address, orders }
+    }
+
+    /// Host and port.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// From now on this happens to requests of a kind: to the next one, then to
+    /// each `every`th, `times` in all. What was ordered for it before is no more.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn order(&self, api: Api, fault: Fault, every: u32, times: u32) {
+        let order = Order {
+            fault,
+            left: times,
+            every: every.max(1),
+            seen: 0,
+        };
+        self.orders.lock().unwrap().faults.insert(api, order);
+    }
+
+    /// How many faults that were ordered for this kind have still to happen.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn left(&self, api: Api) -> u32 {
+        let orders = self.orders.lock().unwrap();
+        orders.faults.get(&api).map_or(0, |order| order.left)
+    }
+
+    /// Passes everything on from now on, and says how many faults there were.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn clear(&self) -> u32 {
+        let mut orders = self.orders.lock().unwrap();
+        orders.faults.clear();
+        orders.met
+    }
+}
+
+/// Serves a client's connection to its end.
+fn connect(client: TcpStream, broker: &str, orders: &Mutex<Orders>) {
+    let Ok(broker) = TcpStream::connect(broker) else {
+        return;
+    };
+    let lost = Mutex::new(BTreeSet::new());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let _ = answers(&broker, &client, &lost);
+            close(&broker, &client);
+        });
+        let _ = requests(&client, &broker, orders, &lost);
+        close(&broker, &client);
+    });
+}
+
+fn close(broker: &TcpStream, client: &TcpStream) {
+    let _ = broker.shutdown(Shutdown::Both);
+    let _ = client.shutdown(Shutdown::Both);
+}
+
+fn requests(
+    client: &TcpStream,
+    mut broker: &TcpStream,
+    orders: &Mutex<Orders>,
+    lost: &Mutex<BTreeSet<[u8; 4]>>,
+) -> io::Result<()> {
+    let _ = client.set_nodelay(true);
+    let _ = broker.set_nodelay(true);
+    loop {
+        let frame = frame(client)?;
+        let head = frame.get(4..12).ok_or(io::ErrorKind::InvalidData)?;
+        let fault = orders
+            .lock()
+            .unwrap()
+            .next(i16::from_be_bytes([head[0], head[1]]));
+        match fault {
+            Some(Fault::Refused) => return Ok(()),
+            Some(Fault::AnswerLost) => {
+                let id = [head[4], head[5], head[6], head[7]];
+                lost.lock().unwrap().insert(id);
+            }
+            Some(Fault::Late(time)) => thread::sleep(time),
+            None => {}
+        }
+        broker.write_all(&frame)?;
+    }
+}
+
+fn answers(
+    broker: &TcpStream,
+    mut client: &TcpStream,
+    lost: &Mutex<BTreeSet<[u8; 4]>>,
+) -> io::Result<()> {
+    loop {
+        let frame = frame(broker)?;
+        let id = frame.get(4..8).ok_or(io::ErrorKind::InvalidData)?;
+        if lost.lock().unwrap().contains(id) {
+            return Ok(());
+        }
+        client.write_all(&frame)?;
+    }
+}
+
+/// The next frame, with its length before it.
+fn frame(mut stream: &TcpStream) -> io::Result<Vec<u8>> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    let size = usize::try_from(i32::from_be_bytes(length))
+        .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    let mut frame = vec![0; 4 + size];
+    frame[..4].copy_from_slice(&length);
+    stream.read_exact(&mut frame[4..])?;
+    Ok(frame)
+}
