@@ -232,6 +232,20 @@ pub(crate) fn service_path(name: &str) -> Result<String> {
     }
 }
 
+/// Text as a part of a path or query: all but letters, digits and `-._~` is
+/// percent-encoded (RFC 3986, section 2).
+pub(crate) fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,5 @@
 //! The client side of the `tidemill` command: `new`, `build`, `deploy`,
-//! `services`, `remove`, `invoke`.
+//! `services`, `state`, `replay`, `remove`, `invoke`.
 //!
 //! The binary is the host's: it flattens [`Command`] beside its own `serve`.
 //! Everything that talks to a host goes through its admin API ([`api`]).
@@ -13,7 +13,7 @@ mod show;
 
 use std::process::ExitCode;
 
-use commands::{build, deploy, invoke, new, remove, services};
+use commands::{build, deploy, invoke, new, remove, replay, services, state};
 
 pub use client::{Admin, Connection};
 
@@ -28,6 +28,10 @@ pub enum Command {
     Deploy(deploy::Args),
     /// List what a host runs, or show one service in detail
     Services(services::Args),
+    /// Show the tables of a service's state, and their rows
+    State(state::Args),
+    /// Build a service's state anew from its topics, while it goes on answering
+    Replay(replay::Args),
     /// Take a service off a host
     Remove(remove::Args),
     /// Call a handler by hand; what it publishes and writes is shown, not kept
@@ -44,6 +48,8 @@ impl Command {
             Self::Build(args) => build::run(&args),
             Self::Deploy(args) => deploy::run(&args),
             Self::Services(args) => services::run(&args),
+            Self::State(args) => state::run(&args),
+            Self::Replay(args) => replay::run(&args),
             Self::Remove(args) => remove::run(&args),
             Self::Invoke(args) => invoke::run(args),
         };

@@ -17,7 +17,7 @@ pub(crate) const ERROR: Style = color(AnsiColor::Red).bold();
 pub(crate) const HINT: Style = color(AnsiColor::Cyan).bold();
 pub(crate) const WARNING: Style = color(AnsiColor::Yellow).bold();
 pub(crate) const GOOD: Style = color(AnsiColor::Green).bold();
-const FAIR: Style = color(AnsiColor::Yellow);
+pub(crate) const FAIR: Style = color(AnsiColor::Yellow);
 const BAD: Style = color(AnsiColor::Red);
 const FINE: Style = color(AnsiColor::Green);
 
@@ -58,6 +58,26 @@ pub(crate) fn line(text: &str, width: usize) -> String {
     let mut short: String = text.chars().take(width.saturating_sub(1)).collect();
     short.push('…');
     short
+}
+
+/// Text from elsewhere on one line, with what could steer a terminal written as
+/// JSON escapes it: control characters, and those that turn the direction of
+/// writing.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char {
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                out.push_str(&format!("\\u{:04x}", u32::from(char)));
+            }
+            char if char.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(char))),
+            char => out.push(char),
+        }
+    }
+    out
 }
 
 /// The part of a revision that people read.
@@ -268,6 +288,14 @@ mod tests {
             "name   status     lag\n\
              order  running      5\n\
              a      blocked  1,234\n"
+        );
+    }
+
+    #[test]
+    fn what_could_steer_a_terminal_is_escaped() {
+        assert_eq!(
+            escaped("a\u{1b}[31m\r\n\u{9b}\u{202e}\u{7f}ä"),
+            "a\\u001b[31m\\r\\n\\u009b\\u202e\\u007fä"
         );
     }
 

@@ -53,16 +53,30 @@ fn stdout(output: &Output) -> String {
 
 /// A server that gives one answer to one request, and then what was asked.
 fn host(status: &str, kind: &str, body: &str) -> (String, JoinHandle<String>) {
+    hosts(&[(status, kind, body)])
+}
+
+/// A server that gives these answers, each to one request, and then all that was
+/// asked.
+fn hosts(answers: &[(&str, &str, &str)]) -> (String, JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
-    let answer = format!(
-        "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-        body.len()
-    );
+    let answers: Vec<String> = answers
+        .iter()
+        .map(|(status, kind, body)| {
+            format!(
+                "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                body.len()
+            )
+        })
+        .collect();
     let asked = thread::spawn(move || {
-        let (stream, _) = listener.accept().expect("a client");
-        let asked = read_request(&stream);
-        (&stream).write_all(answer.as_bytes()).expect("an answer");
+        let mut asked = String::new();
+        for answer in answers {
+            let (stream, _) = listener.accept().expect("a client");
+            asked.push_str(&read_request(&stream));
+            (&stream).write_all(answer.as_bytes()).expect("an answer");
+        }
         asked
     });
     (address, asked)
@@ -191,6 +205,130 @@ fn an_outcome_that_is_not_ok_is_an_exit_code() {
     assert!(asked.ends_with(sent), "{asked}");
 }
 
+const JSON: &str = "application/json";
+
+#[test]
+fn rows_of_a_table_are_asked_for_and_shown() {
+    let tables = r#"{"tables":[{"table":"counts","rows":2,"more":false}]}"#;
+    let (address, asked) = host("200 OK", JSON, tables);
+    let output = tidemill(&["state", "order", "--admin", &address]);
+    assert!(stdout(&output).contains("TABLE   ROWS\ncounts     2\n"));
+    let asked = asked.join().expect("a request");
+    assert!(asked.starts_with("GET /v1/services/order/state HTTP/1.1\r\n"));
+
+    let rows = r#"{"rows":[{"shard":1,"key":{"text":"eu/de"},"value":{"text":"{ \"n\": 1 }"}}],
+        "more":true}"#;
+    let (address, asked) = host("200 OK", JSON, rows);
+    let output = tidemill(&[
+        "state", "order", "counts", "--prefix", "eu/", "--limit", "1", "--admin", &address,
+    ]);
+    assert!(
+        stdout(&output).contains("    1  eu/de  {\"n\":1}\n"),
+        "{output:?}"
+    );
+    assert!(stderr(&output).contains("There are more rows"));
+    let asked = asked.join().expect("a request");
+    let line = "GET /v1/services/order/state/counts?limit=1&prefix=eu%2F HTTP/1.1\r\n";
+    assert!(asked.starts_with(line), "{asked}");
+}
+
+fn replay(done: bool, replayed: u64, trouble: &str) -> String {
+    format!(
+        r#"{{"generation":2,"changelog":"order.state.2","done":{done},"replayed":{replayed},
+        "total":10,"trouble":{trouble}}}"#
+    )
+}
+
+#[test]
+fn a_replay_is_watched_to_its_end() {
+    let answers = [(false, 0), (false, 5), (true, 10)].map(|(done, n)| replay(done, n, "null"));
+    let answers = answers
+        .iter()
+        .map(|answer| ("200 OK", JSON, answer.as_str()));
+    let (address, asked) = hosts(&answers.collect::<Vec<_>>());
+    let output = tidemill(&["replay", "order", "--partial", "--admin", &address]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let said = stdout(&output);
+    assert!(
+        said.contains("Rebuilt the state of order from 10 events in "),
+        "{said}"
+    );
+    assert!(stderr(&output).contains("Replaying order: 0 %, 0 of 10 events"));
+    let asked = asked.join().expect("requests");
+    assert!(asked.starts_with("POST /v1/services/order/replay HTTP/1.1\r\n"));
+    assert!(asked.contains("{\"partial\":true}GET /v1/services/order/replay HTTP/1.1\r\n"));
+}
+
+#[test]
+fn a_replay_that_is_stopped_is_a_failure() {
+    let (begun, stopped) = (
+        replay(false, 0, "null"),
+        replay(false, 5, "\"an event keeps failing\""),
+    );
+    // Trouble may pass, so it is asked a few more times.
+    let mut answers = vec![("200 OK", JSON, stopped.as_str()); 50];
+    answers[0].2 = &begun;
+    let (address, _) = hosts(&answers);
+    let output = tidemill(&["replay", "order", "--admin", &address]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(
+        said.contains("error: the replay of order is stopped, after 5 of 10 events\n  an event keeps failing\n"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_replay_need_not_be_waited_for() {
+    let (address, _) = host("202 Accepted", JSON, &replay(false, 0, "null"));
+    let output = tidemill(&["replay", "order", "--no-wait", "--admin", &address]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stdout(&output).contains("tidemill replay order --watch"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_replay_goes_on_when_its_watching_is_interrupted() {
+    use std::process::Stdio;
+
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let body = replay(false, 1, "null");
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: {JSON}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let (told, polled) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            read_request(&stream);
+            let _ = (&stream).write_all(answer.as_bytes());
+            let _ = told.send(());
+        }
+    });
+    let arguments = ["replay", "order", "--admin", &address].join("\u{1f}");
+    let child = Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "as_tidemill", "--nocapture", "--quiet"])
+        .env("AS_TIDEMILL", arguments)
+        .env("NO_COLOR", "1")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    // When it asks a second time, it listens for Ctrl-C.
+    for _ in 0..2 {
+        polled.recv().expect("a poll");
+    }
+    let killed = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(killed.expect("it runs").success());
+    let output = child.wait_with_output().expect("it ends");
+    let said = stderr(&output);
+    assert!(said.contains("The replay of order goes on."), "{said}");
+    assert_eq!(output.status.code(), Some(130));
+}
+
 #[test]
 fn a_deploy_sends_the_component_with_its_manifest() {
     let dir = std::env::temp_dir().join(format!("tidemill-cli-{}", std::process::id()));
@@ -233,6 +371,9 @@ fn a_usage_error_is_exit_code_2() {
     for arguments in [
         &["invoke", "order"][..],
         &["deploy", "--admin", "https://a"],
+        &["state", "order", "--prefix", "a"],
+        &["state", "order", "counts", "--limit", "1001"],
+        &["replay", "order", "--watch", "--partial"],
         &["nothing"],
     ] {
         assert_eq!(tidemill(arguments).status.code(), Some(2), "{arguments:?}");

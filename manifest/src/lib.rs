@@ -102,8 +102,9 @@ pub struct Subscription {
     pub start: Start,
 }
 
-/// How the effects of events are made durable. The embedded broker has no
-/// transactions, and gives [`Delivery::AtLeastOnce`] whatever is said.
+/// `delivery`: how the effects of events are made durable. The embedded broker
+/// has no transactions, and gives [`Delivery::AtLeastOnce`] whatever is said.
+/// What requests publish does not depend on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Delivery {
     /// Events, rows and offset in one Kafka transaction: each event counts once,

@@ -12,7 +12,8 @@ use toml::de::{DeArray, DeTable, DeValue};
 use crate::rules::{self, Fault};
 use crate::units;
 use crate::{
-    Delivery, Grants, Http, Limits, MAX_SIZE, Manifest, ManifestError, Problem, Route, Start, Subscription,
+    Delivery, Grants, Http, Limits, MAX_SIZE, Manifest, ManifestError, Problem, Route, Start,
+    Subscription,
 };
 
 type Span = Range<usize>;
@@ -175,18 +176,25 @@ impl<'t> Reader<'t> {
             );
             return None;
         }
-        if !root.contains_key("subscribe") {
-            let span = key_span(Some(root), "group").unwrap_or(span);
-            self.problem(
-                span,
-                "a consumer group, but nothing to consume".to_owned(),
-                "add [[subscribe]] with topic = \"…\", or drop this".to_owned(),
-            );
-        }
+        self.only_with_events(root, "group", "a consumer group");
         Some(group)
     }
 
+    /// Notes a key that says something about events where there are none.
+    fn only_with_events(&mut self, root: &DeTable<'_>, key: &str, what: &str) {
+        if !root.contains_key("subscribe")
+            && let Some(span) = key_span(Some(root), key)
+        {
+            self.problem(
+                span,
+                format!("{what}, but nothing to consume"),
+                "add [[subscribe]] with topic = \"…\", or drop this".to_owned(),
+            );
+        }
+    }
+
     fn delivery(&mut self, root: &DeTable<'_>) -> Delivery {
+        self.only_with_events(root, "delivery", "a kind of delivery");
         match self.string(root, "delivery") {
             None => Delivery::default(),
             Some((text, _)) if text == "exactly-once" => Delivery::ExactlyOnce,

@@ -112,8 +112,7 @@ fn delivery_is_said_in_words() {
         ("exactly-once", Delivery::ExactlyOnce),
         ("at-least-once", Delivery::AtLeastOnce),
     ] {
-        let text =
-            format!("name = \"a\"\ndelivery = \"{word}\"\n[[subscribe]]\ntopic = \"t\"\n");
+        let text = format!("name = \"a\"\ndelivery = \"{word}\"\n[[subscribe]]\ntopic = \"t\"\n");
         let manifest = Manifest::parse(&text, "service.toml").expect("it is valid");
         assert_eq!(manifest.delivery, delivery);
     }

@@ -52,6 +52,7 @@ mod body;
 mod event;
 mod json;
 mod paging;
+pub mod position;
 mod problem;
 mod publish;
 mod service;
@@ -71,6 +72,7 @@ pub use publish::{IntoKey, Message, PublishError, publish, publish_bytes};
 pub use service::HttpService;
 pub use settings::setting;
 pub use state::{Cursor, Item, Log, Page, Position, Row, Scan, StateError, Table};
+pub use state::{Entry, Last, Max, Merge, MergedScan, MergedTable, Sequenced, Sum};
 
 /// The guide's examples are tests, too.
 #[cfg(doctest)]

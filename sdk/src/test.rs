@@ -35,8 +35,10 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use crate::event::{Failure, Topics};
+use crate::position::{self, Positions};
 use crate::publish::Message;
 use crate::service::{self, About, HttpService, Routes};
+use crate::state::Position;
 use crate::sys::RawEvent;
 use crate::sys::double::{Grants, View, World, within};
 
@@ -156,14 +158,19 @@ impl Host {
         };
         self.world.view = View::Http;
         let answer = within(&mut self.world, || run(service::answer(routes, request)));
+        let mut headers = answer.headers;
         if answer.status < 500 {
-            self.commit();
+            let positions = self.commit();
+            headers.extend(positions.to_header().map(|value| {
+                let name = position::HEADER.as_str().to_owned();
+                (name, value.as_bytes().to_vec())
+            }));
         } else {
             self.world.roll_back();
         }
         Response {
             status: answer.status,
-            headers: answer.headers,
+            headers,
             body: answer.body,
         }
     }
@@ -267,17 +274,26 @@ impl Host {
         self.world.view = View::Event { shard: partition };
         let outcome = within(&mut self.world, || run(topics.handle(event)));
         match outcome {
-            Ok(()) => self.commit(),
+            Ok(()) => drop(self.commit()),
             Err(_) => self.world.roll_back(),
         }
         outcome
     }
 
-    fn commit(&mut self) {
+    /// Publishes what the invocation asked for, and says where it is.
+    fn commit(&mut self) -> Positions {
+        let mut positions = Positions::new();
         for message in self.world.commit() {
             let record = self.place(message.into());
+            let (topic, partition, offset) = record.place();
+            positions.merge(&Positions::from(Position {
+                topic,
+                partition,
+                offset,
+            }));
             self.published.push(record);
         }
+        positions
     }
 
     /// Fills in what Kafka would.

@@ -419,3 +419,30 @@ fn the_document_is_named_after_the_crate() {
     assert_eq!(document["info"]["title"], "test");
     assert_eq!(document["info"]["version"], "0.0.0");
 }
+
+#[test]
+fn a_response_says_where_the_requests_events_are() {
+    use tidemill::position::Positions;
+
+    let routes = Router::new()
+        .route(
+            "/",
+            post(async |Json(words): Json<Vec<String>>| {
+                for word in &words {
+                    tidemill::publish("words", "k", word)?;
+                }
+                Ok::<_, Problem>(())
+            }),
+        )
+        .route("/none", get(async || "nothing is published"));
+    let mut host = Host::new().http(routes).partitions(1);
+    let position = |answer: &tidemill::test::Response| {
+        let header = answer.header("tidemill-position")?;
+        Some(header.parse::<Positions>().unwrap().to_string())
+    };
+    let answer = host.post("/", json!(["a", "b"]));
+    assert_eq!(position(&answer).as_deref(), Some("words/0@1"));
+    let answer = host.post("/", json!(["c"]));
+    assert_eq!(position(&answer).as_deref(), Some("words/0@2"));
+    assert_eq!(position(&host.get("/none")), None);
+}

@@ -5,4 +5,6 @@ pub(crate) mod deploy;
 pub(crate) mod invoke;
 pub(crate) mod new;
 pub(crate) mod remove;
+pub(crate) mod replay;
 pub(crate) mod services;
+pub(crate) mod state;

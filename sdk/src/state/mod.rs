@@ -1,11 +1,14 @@
-//! State: typed tables, and logs of what was consumed.
+//! State: typed tables, tables that are merged over shards, and logs of what was
+//! consumed.
 
 mod cursor;
 mod log;
+mod merge;
 mod table;
 
 pub use cursor::Cursor;
 pub use log::{Item, Log, Page, Position};
+pub use merge::{Entry, Last, Max, Merge, MergedScan, MergedTable, Sequenced, Sum};
 pub use table::{Row, Scan, Table};
 
 use std::any::{Any, TypeId};
@@ -32,7 +35,9 @@ pub enum StateError {
     /// is consumed.
     #[error("{0}")]
     ReadOnly(String),
-    /// The key has a row in several shards: use `get_all`.
+    /// The key has a row in several shards: use `get_all`, declare the table with
+    /// a merge ([`MergedTable`]), or publish what it is made of again under this
+    /// key and keep it there.
     #[error("{0}")]
     SeveralShards(String),
     /// A table name that is not 1 to 64 of `a-z`, `0-9`, `-` and `_`, an empty

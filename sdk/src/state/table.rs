@@ -28,10 +28,10 @@ use crate::sys::{self, RawRow};
 /// writes the shard of its event's partition, and is the only one that does. An
 /// HTTP handler reads all shards as one and writes none. So a key that two
 /// partitions write has two rows over HTTP: [`get_all`](Self::get_all) gives
-/// both.
+/// both, and a [`MergedTable`](crate::MergedTable) makes one value of them.
 #[derive(Debug)]
 pub struct Table<V> {
-    name: &'static str,
+    pub(super) name: &'static str,
     value: PhantomData<fn() -> V>,
 }
 
@@ -136,15 +136,7 @@ impl<V: DeserializeOwned + 'static> Table<V> {
         limit: u32,
     ) -> Result<(Vec<Row<V>>, Option<Cursor>), StateError> {
         let limit = limit.clamp(1, LARGEST_SCAN - 1);
-        let start = match after {
-            None => None,
-            Some(Cursor(Place::Table(mut key))) => {
-                // The least key after this one.
-                key.push(0);
-                Some(key)
-            }
-            Some(Cursor(Place::Log(_))) => return Err(StateError::ForeignCursor(self.name)),
-        };
+        let start = after.map(|after| self.behind(after)).transpose()?;
         let mut rows = sys::scan(self.name, start.as_deref(), None, limit + 1, false)?;
         // The host never splits the rows of one key, and neither does a page.
         let mut cut = rows.len().min(limit as usize);
@@ -158,6 +150,17 @@ impl<V: DeserializeOwned + 'static> Table<V> {
             .filter(|_| more)
             .map(|row| Cursor(Place::Table(row.key.clone())));
         Ok((self.rows(rows)?, next))
+    }
+
+    /// The least key behind that of a cursor.
+    pub(super) fn behind(&self, after: Cursor) -> Result<Vec<u8>, StateError> {
+        match after {
+            Cursor(Place::Table(mut key)) => {
+                key.push(0);
+                Ok(key)
+            }
+            Cursor(Place::Log(_)) => Err(StateError::ForeignCursor(self.name)),
+        }
     }
 
     fn rows(&self, rows: Vec<RawRow>) -> Result<Vec<Row<V>>, StateError> {
@@ -180,11 +183,11 @@ pub(super) const LARGEST_SCAN: u32 = 10_000;
 #[derive(Debug)]
 #[must_use = "rows are read by `rows()`"]
 pub struct Scan<'a, V> {
-    table: &'a Table<V>,
-    start: Option<Vec<u8>>,
-    end: Option<Vec<u8>>,
-    limit: u32,
-    reverse: bool,
+    pub(super) table: &'a Table<V>,
+    pub(super) start: Option<Vec<u8>>,
+    pub(super) end: Option<Vec<u8>>,
+    pub(super) limit: u32,
+    pub(super) reverse: bool,
 }
 
 impl<V: DeserializeOwned + 'static> Scan<'_, V> {
@@ -231,13 +234,17 @@ impl<V: DeserializeOwned + 'static> Scan<'_, V> {
     /// # Errors
     /// If state isn't granted, the limit is out of range, or a row is not a `V`.
     pub fn rows(self) -> Result<Vec<Row<V>>, StateError> {
-        let rows = sys::scan(
+        self.table.rows(self.raw()?)
+    }
+
+    /// The rows as the host gives them.
+    pub(super) fn raw(&self) -> Result<Vec<RawRow>, StateError> {
+        sys::scan(
             self.table.name,
             self.start.as_deref(),
             self.end.as_deref(),
             self.limit,
             self.reverse,
-        )?;
-        self.table.rows(rows)
+        )
     }
 }

@@ -251,7 +251,8 @@ pub(crate) fn get(table: &str, key: &[u8]) -> Result<Option<Vec<u8>>, StateError
     if rows.len() > 1 {
         let shards: Vec<_> = rows.iter().map(|row| row.shard).collect();
         return Err(StateError::SeveralShards(format!(
-            "a key of the table {table} has rows in the shards {shards:?}: use get-all"
+            "a key of the table {table} has rows in the shards {shards:?}: use get_all, a table \
+             with a merge (MergedTable), or publish what it is made of under this key"
         )));
     }
     Ok(rows.pop().map(|row| row.value))
