@@ -29,7 +29,9 @@ pub enum ReplayError {
     )]
     Embedded,
     /// The one before has not ended.
-    #[error("a replay of {0} into generation {1} is under way: `tidemill replay {0}` shows it")]
+    #[error(
+        "a replay of {0} into generation {1} is under way: `tidemill replay {0} --watch` shows it"
+    )]
     UnderWay(String, u32),
     /// Events are missing.
     #[error(
@@ -130,7 +132,10 @@ pub async fn progress(
         done: reading.generation() >= newest,
         replayed,
         total,
-        trouble: service.board().trouble_now(),
+        // What was in the way before the replay is no trouble of it.
+        trouble: (writing.generation() == newest)
+            .then(|| service.board().trouble_now())
+            .flatten(),
     })
 }
 

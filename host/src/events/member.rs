@@ -572,7 +572,7 @@ impl<'a> Member<'a> {
                     return;
                 }
             }
-            self.run.service.board().trouble(None);
+            self.run.service.board().halted(None);
             let steps = self.ownership.resume();
             self.take(steps).await;
             // There may be one more.

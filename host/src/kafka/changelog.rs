@@ -45,6 +45,8 @@ impl ChangelogReader {
             ("enable.partition.eof", "true"),
             ("auto.offset.reset", "error"),
             ("isolation.level", "read_committed"),
+            // An end is told only with the answer to a fetch that found nothing.
+            ("fetch.wait.max.ms", "50"),
             ("fetch.queue.backoff.ms", "10"),
             ("queued.max.messages.kbytes", "32768"),
             ("topic.metadata.refresh.interval.ms", "30000"),

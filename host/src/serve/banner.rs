@@ -71,7 +71,10 @@ fn render(config: &Config, addresses: &Addresses, services: &[Line], style: Styl
             format!("embedded, at {}", addresses.kafka),
             "in memory, gone with this process; at-least-once",
         ),
-        Brokers::Servers(servers) => (servers.clone(), "at-least-once"),
+        Brokers::Servers(servers) => (
+            servers.clone(),
+            "exactly-once, unless a manifest says otherwise",
+        ),
     };
     row("kafka", &broker, note);
     row("data", &config.data_dir.display().to_string(), "");

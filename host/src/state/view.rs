@@ -44,7 +44,10 @@ pub enum ViewError {
     #[error("an HTTP handler cannot write state: publish an event, and write when it is consumed")]
     ReadOnly,
     /// A key with rows in several shards.
-    #[error("the key has rows in {0} shards: use get-all, or key the events by it")]
+    #[error(
+        "the key has rows in {0} shards: use get-all, or a table with a merge, or publish the event \
+         again under this key"
+    )]
     SeveralShards(usize),
     /// Bad arguments.
     #[error("{0}")]
