@@ -67,6 +67,12 @@ impl Committer {
     /// Runs until all lanes are gone, or it cannot go on.
     pub(super) async fn run(mut self) -> Result<(), Broken> {
         while let Some(first) = self.done.recv().await {
+            if let Means::ExactlyOnce(transactor) = &self.means {
+                let rest = transactor.rest();
+                if !rest.is_zero() {
+                    tokio::time::sleep(rest).await;
+                }
+            }
             let mut bytes = first.effects.size();
             let mut group = vec![first];
             while group.len() < MAX_EVENTS && bytes < MAX_BYTES {

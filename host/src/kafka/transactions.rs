@@ -73,6 +73,7 @@ pub struct Aborted {
 /// this is dropped.
 pub struct Transactor {
     batches: mpsc::UnboundedSender<(Batch, oneshot::Sender<Outcome>)>,
+    pace: Arc<Mutex<Pace>>,
     ending: Arc<AtomicBool>,
 }
 
@@ -107,9 +108,11 @@ impl Transactor {
             .map_err(|error| KafkaError::Config(error.to_string()))?;
         let (batches, mut received) = mpsc::unbounded_channel::<(Batch, oneshot::Sender<_>)>();
         let ending = Arc::new(AtomicBool::new(false));
+        let pace = Arc::new(Mutex::new(Pace::default()));
         let work = Work {
             producer,
             deliveries,
+            pace: pace.clone(),
             ending: ending.clone(),
         };
         let (started, start) = oneshot::channel();
@@ -129,7 +132,11 @@ impl Transactor {
                 }
             }
         };
-        let transactor = Transactor { batches, ending };
+        let transactor = Transactor {
+            batches,
+            pace,
+            ending,
+        };
         std::thread::Builder::new()
             .name("tidemill-commit".to_owned())
             .spawn(run)
@@ -145,6 +152,11 @@ impl Transactor {
                 cause: "its thread ended".to_owned(),
             }),
         }
+    }
+
+    /// How long it is better to wait before the next batch.
+    pub fn rest(&self) -> Duration {
+        self.pace.lock().rest()
     }
 
     /// Commits a batch, or says why not.
@@ -171,6 +183,7 @@ impl Drop for Transactor {
 struct Work {
     producer: ThreadedProducer<Context>,
     deliveries: Arc<Deliveries>,
+    pace: Arc<Mutex<Pace>>,
     ending: Arc<AtomicBool>,
 }
 
@@ -235,7 +248,11 @@ impl Work {
             return self.abort(why.err());
         }
         match self.call(Call::Commit) {
-            Ok(()) => Outcome::Committed(self.deliveries.take().placed),
+            Ok(()) => {
+                let Reports { placed, first, .. } = self.deliveries.take();
+                self.pace.lock().committed(first);
+                Outcome::Committed(placed)
+            }
             Err(error) if error.abort && !error.fatal => self.abort(Some(error)),
             Err(error) => Outcome::Ended {
                 cause: error.cause,
@@ -335,6 +352,45 @@ fn is_lasting(code: RDKafkaErrorCode) -> bool {
     )
 }
 
+/// When the next transaction should begin.
+///
+/// A coordinator answers a commit before it has written it to all partitions, and
+/// refuses the next transaction until it has. librdkafka 2.12 then waits 20 ms,
+/// whatever `retry.backoff.ms` says, in which events gather, so that the next one
+/// begins at once and is refused as well. So it is learned how long the broker
+/// takes: a millisecond more after each refusal, a little less after each
+/// transaction without.
+#[derive(Debug, Default)]
+struct Pace {
+    committed: Option<Instant>,
+    gap: Duration,
+}
+
+/// librdkafka's wait, by which a refusal is told.
+const REFUSED: Duration = Duration::from_millis(20);
+/// What a refusal adds.
+const MORE: Duration = Duration::from_millis(1);
+/// What a transaction without one takes off.
+const LESS: Duration = Duration::from_micros(50);
+/// More than half of librdkafka's wait would gain nothing.
+const LONGEST: Duration = Duration::from_millis(10);
+
+impl Pace {
+    /// A transaction was committed; its first report took so long.
+    fn committed(&mut self, first: Option<Duration>) {
+        self.gap = match first {
+            Some(first) if first >= REFUSED => (self.gap + MORE).min(LONGEST),
+            _ => self.gap.saturating_sub(LESS),
+        };
+        self.committed = Some(Instant::now());
+    }
+
+    fn rest(&self) -> Duration {
+        let since = self.committed.map(|committed| committed.elapsed());
+        since.map_or(Duration::ZERO, |since| self.gap.saturating_sub(since))
+    }
+}
+
 /// Collects delivery reports of the running transaction.
 #[derive(Default)]
 struct Deliveries {
@@ -345,6 +401,9 @@ struct Deliveries {
 #[derive(Default)]
 struct Reports {
     left: usize,
+    begun: Option<Instant>,
+    /// How long the first report took.
+    first: Option<Duration>,
     placed: Vec<Placed>,
     failed: Vec<(usize, PublishError)>,
 }
@@ -353,6 +412,8 @@ impl Deliveries {
     fn wait_for(&self, messages: usize) {
         let mut reports = self.reports.lock();
         reports.left = messages;
+        reports.begun = Some(Instant::now());
+        reports.first = None;
         reports.placed = vec![Placed::UNKNOWN; messages];
         reports.failed = Vec::new();
     }
@@ -372,6 +433,9 @@ impl Deliveries {
         let mut reports = self.reports.lock();
         if let Some(known) = reports.placed.get_mut(place) {
             *known = placed;
+        }
+        if reports.first.is_none() {
+            reports.first = reports.begun.map(|begun| begun.elapsed());
         }
         self.one_less(&mut reports);
     }
@@ -431,5 +495,27 @@ impl ProducerContext for Context {
                 self.deliveries.failed(place, error);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_makes_the_next_transaction_wait_and_none_less_so() {
+        let mut pace = Pace::default();
+        pace.committed(Some(Duration::from_millis(3)));
+        assert_eq!(pace.rest(), Duration::ZERO);
+        for _ in 0..3 {
+            pace.committed(Some(Duration::from_millis(22)));
+        }
+        assert_eq!(pace.gap, Duration::from_millis(3));
+        pace.committed(Some(Duration::from_millis(3)));
+        assert_eq!(pace.gap, Duration::from_micros(2950));
+        for _ in 0..100 {
+            pace.committed(Some(Duration::from_secs(1)));
+        }
+        assert_eq!(pace.gap, LONGEST);
     }
 }
