@@ -232,12 +232,12 @@ impl Host {
             });
         }
         let openapi = describe(&checked.component).await?;
-        let created_topics = match origin {
+        let (created_topics, new_state) = match origin {
             Origin::Deploy => self.topics(&manifest).await?,
             // The embedded broker has forgotten them.
             Origin::Kept(_) if self.cluster.is_embedded() => self.topics(&manifest).await?,
             // Created at the deploy; Kafka may not answer yet.
-            Origin::Kept(_) => Vec::new(),
+            Origin::Kept(_) => (Vec::new(), false),
         };
         let compiled_in = checked.component.compiled_in();
         let running = self
@@ -268,6 +268,11 @@ impl Host {
             deployed_at: record.deployed_at,
         });
         let state = State::open(self.store.clone(), &manifest.name)?;
+        let empty = state.writing().known_shards().is_empty();
+        if new_state && empty || manifest.grants.state && self.cluster.is_embedded() {
+            // There is nothing to wait for.
+            state.writing().set_complete()?;
+        }
         if let Origin::Deploy = origin {
             let (host, name) = (self.clone(), manifest.name.clone());
             let bytes = checked.bytes;
@@ -349,23 +354,30 @@ impl Host {
         })
     }
 
-    /// Sees to it that the topics are there which a manifest names.
-    async fn topics(self: &Arc<Self>, manifest: &Manifest) -> Result<Vec<String>, KafkaError> {
+    /// Sees to it that the topics are there which a manifest names, and the
+    /// changelog of its state. Returns what was created, and whether the changelog
+    /// was.
+    async fn topics(
+        self: &Arc<Self>,
+        manifest: &Manifest,
+    ) -> Result<(Vec<String>, bool), KafkaError> {
         let mut wanted = subscribes(manifest);
         wanted.extend(manifest.grants.publish.iter().cloned());
         wanted.sort_unstable();
         wanted.dedup();
         if wanted.is_empty() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), false));
         }
         let joined = (manifest.grants.state).then(|| subscribes(manifest));
-        let cluster = self.cluster.clone();
+        let (cluster, service) = (self.cluster.clone(), manifest.name.clone());
         let asked = tokio::task::spawn_blocking(move || {
             let created = cluster.create_missing(&wanted)?;
+            let mut new = false;
             if let Some(joined) = joined {
                 cluster.check_equal_partitions(&joined)?;
+                new = !cluster.is_embedded() && cluster.find_changelog(&service, &joined)?.new;
             }
-            Ok(created)
+            Ok((created, new))
         });
         asked.await.unwrap_or_else(|error| {
             Err(KafkaError::Config(format!(

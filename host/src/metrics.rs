@@ -44,6 +44,8 @@ pub struct Metrics {
     lag: IntGaugeVec,
     attempts: IntGaugeVec,
     blocked: IntGaugeVec,
+    state_bytes: IntGaugeVec,
+    state_behind: IntGaugeVec,
     services: IntGauge,
     kafka_up: IntGauge,
     /// Open connections of the public listener.
@@ -143,6 +145,16 @@ impl Metrics {
                 "1 if a partition is blocked by an event that keeps failing.",
                 &["service", "topic", "partition"],
             )?,
+            state_bytes: gauges(
+                "tidemill_state_bytes",
+                "Bytes of a service's state on this host's disk.",
+                &["service"],
+            )?,
+            state_behind: gauges(
+                "tidemill_state_behind",
+                "Records of its changelog that this host's copy of a state lacks.",
+                &["service"],
+            )?,
             services: gauge("tidemill_services", "Deployed services.")?,
             kafka_up: gauge("tidemill_kafka_up", "1 if Kafka answers.")?,
             connections: gauge(
@@ -183,13 +195,27 @@ impl Metrics {
     ) -> Result<String, prometheus::Error> {
         self.services.set(services.len() as i64);
         self.kafka_up.set(kafka_up.into());
-        for gauge in [&self.idle, &self.lag, &self.attempts, &self.blocked] {
+        for gauge in [
+            &self.idle,
+            &self.lag,
+            &self.attempts,
+            &self.blocked,
+            &self.state_bytes,
+            &self.state_behind,
+        ] {
             gauge.reset();
         }
         for service in services {
             let name = service.name();
             let idle = service.current().component.idle();
             self.idle.with_label_values(&[name]).set(idle as i64);
+            if service.current().manifest.grants.state {
+                let state = service.state.reading();
+                let bytes = i64::try_from(state.disk_space()).unwrap_or(i64::MAX);
+                self.state_bytes.with_label_values(&[name]).set(bytes);
+                let behind = self.state_behind.with_label_values(&[name]);
+                behind.set(state.behind());
+            }
             for partition in service.board().partitions() {
                 let number = partition.partition.to_string();
                 let labels = [name, &partition.topic, &number];

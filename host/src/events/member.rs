@@ -13,11 +13,10 @@ use super::committer::{Broken, Committer, Means};
 use super::group::{Done, Origin, Shard};
 use super::lane::{Lane, Order, Ties};
 use super::ownership::{Ownership, Step, Unit};
+use super::rebuild::Looked;
 use super::subscription::{Changelog, Run, StartError};
 use crate::follower::Held;
-use crate::kafka::{
-    Change, Cluster, Consumer, Ends, KafkaError, Membered, Source, Trouble, changelog,
-};
+use crate::kafka::{Change, Cluster, Consumer, Ends, KafkaError, Membered, Source, Trouble};
 
 /// How long revoked partitions may take to finish what runs on them. Below the
 /// time in which the broker waits for a rebalance.
@@ -72,26 +71,20 @@ struct Ready {
     held: Option<Held>,
 }
 
-/// What the broker said of topics and changelogs.
-struct Looked {
-    partitions: BTreeMap<String, Option<i32>>,
-    next: Option<i32>,
-}
-
 pub(super) struct Member<'a> {
-    run: &'a Run,
+    pub(super) run: &'a Run,
     consumer: Arc<Consumer>,
-    changelog: Option<Changelog>,
+    pub(super) changelog: Option<Changelog>,
     committing: JoinHandle<Result<(), Broken>>,
     done: mpsc::UnboundedSender<Done>,
-    ownership: Ownership,
+    pub(super) ownership: Ownership,
     lanes: BTreeMap<Unit, Running>,
     /// Where the group was when a partition was assigned.
     starts: BTreeMap<Source, i64>,
     /// Partitions that nothing was read of since they were assigned.
     untouched: BTreeMap<Source, i64>,
     catching_up: JoinSet<Option<Ready>>,
-    looking: JoinSet<Result<Looked, KafkaError>>,
+    pub(super) looking: JoinSet<Result<Looked, KafkaError>>,
     /// Which member this is, as it is kept in case that it is killed.
     known_as: Option<Membered>,
     /// Ticks in the group without a partition.
@@ -141,7 +134,7 @@ impl<'a> Member<'a> {
         })
     }
 
-    fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         self.run.service.name()
     }
 
@@ -326,7 +319,7 @@ impl<'a> Member<'a> {
     }
 
     /// Does what ownership asks for.
-    async fn take(&mut self, steps: Vec<Step>) {
+    pub(super) async fn take(&mut self, steps: Vec<Step>) {
         let mut draining = Vec::new();
         for step in steps {
             match step {
@@ -527,88 +520,6 @@ impl<'a> Member<'a> {
         Ok((seen, (seen < group).then_some(group)))
     }
 
-    /// Asks the broker, in the background, whether topics and changelogs are as
-    /// they were.
-    fn look(&mut self) {
-        let Some(known) = &self.changelog else { return };
-        if !self.looking.is_empty() {
-            return;
-        }
-        let (cluster, topics) = (self.run.shared.cluster.clone(), self.run.topics.clone());
-        let next = changelog(self.run.service.name(), known.generation + 1);
-        self.looking.spawn_blocking(move || {
-            let partitions = cluster.partitions(&topics)?;
-            let next = cluster
-                .partitions(std::slice::from_ref(&next))?
-                .remove(&next);
-            Ok(Looked {
-                partitions,
-                next: next.flatten(),
-            })
-        });
-    }
-
-    /// Takes in what it said: a new generation is turned to; without one, topics
-    /// that have not as many partitions as the state has shards stop the service
-    /// before the first event in the wrong shard.
-    async fn see(&mut self, looked: Looked) {
-        let Some(known) = self.changelog.clone() else {
-            return;
-        };
-        if let Some(shards) = looked.next {
-            let generation = known.generation + 1;
-            tracing::info!(
-                service = self.name(),
-                generation,
-                "turning to a new generation of the state"
-            );
-            let steps = self.ownership.halt();
-            self.take(steps).await;
-            match self.run.turn_to(generation, shards) {
-                Ok(changelog) => self.changelog = Some(changelog),
-                Err(error) => {
-                    tracing::error!(service = self.name(), %error, "the new generation cannot be kept");
-                    self.run.service.board().trouble(Some(error.to_string()));
-                    return;
-                }
-            }
-            self.run.service.board().halted(None);
-            let steps = self.ownership.resume();
-            self.take(steps).await;
-            // There may be one more.
-            self.look();
-            return;
-        }
-        let name = self.name().to_owned();
-        let unlike = looked.partitions.iter().find_map(|(topic, partitions)| {
-            let partitions = (*partitions)?;
-            (partitions != known.shards).then(|| {
-                format!(
-                    "{topic} has {partitions} partitions, and the state of {name} {} shards: keys are \
-                     in other partitions now than their rows. Nothing is consumed until the state \
-                     is rebuilt: tidemill replay {name}",
-                    known.shards
-                )
-            })
-        });
-        match unlike {
-            Some(why) => {
-                if !self.ownership.is_halted() {
-                    tracing::error!(service = name, "{why}");
-                    let steps = self.ownership.halt();
-                    self.take(steps).await;
-                }
-                self.run.service.board().halted(Some(why));
-            }
-            None if self.ownership.is_halted() => {
-                self.run.service.board().halted(None);
-                let steps = self.ownership.resume();
-                self.take(steps).await;
-            }
-            None => {}
-        }
-    }
-
     /// Keeps which member this is, in case that it is killed.
     fn remember(&mut self) {
         let member = self.consumer.membered();
@@ -627,28 +538,6 @@ impl<'a> Member<'a> {
         let without = self.starts.is_empty() && self.consumer.membership().is_some();
         self.idle = if without { self.idle + 1 } else { 0 };
         self.run.service.board().idle(self.idle >= IDLE);
-    }
-
-    /// Reads the new generation of the state once it has seen as much as the old.
-    fn change_over(&self) {
-        if self.changelog.is_none() {
-            return;
-        }
-        let state = &self.run.service.state;
-        let Some(old) = state.change_over() else {
-            return;
-        };
-        let generation = state.reading().generation();
-        tracing::info!(
-            service = self.name(),
-            generation,
-            "the new generation of the state is read"
-        );
-        let topic: Arc<str> = changelog(self.name(), old).into();
-        self.run.shared.follower.leave(&topic);
-        if let Err(error) = state.tidy() {
-            tracing::warn!(service = self.name(), %error, "an old generation of the state was not removed");
-        }
     }
 
     /// Leaves the group. What ran is finished and committed, or, after a failure,

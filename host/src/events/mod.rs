@@ -7,7 +7,7 @@
 //! one's effects to the service's `committer`. The committer makes a `group` of
 //! all that is done meanwhile durable, in one transaction. What the lane may
 //! commit or must run again is kept by `line`; what a failure means is decided by
-//! `policy`. `ownership`, `group`, `line` and `policy` are pure.
+//! `policy`; when topics or changelogs change, by `rebuild`. `ownership`, `group`, `line` and `policy` are pure.
 
 mod committer;
 mod group;
@@ -16,6 +16,7 @@ mod line;
 mod member;
 mod ownership;
 pub mod policy;
+mod rebuild;
 mod subscription;
 
 pub use subscription::{Shared, Subscription, delivery};

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use super::committer::Means;
 use super::member::{End, Member};
 use crate::follower::Follower;
-use crate::kafka::{Cluster, KafkaError, Publisher, Transactor, changelog};
+use crate::kafka::{Cluster, Found, KafkaError, Publisher, Transactor, changelog};
 use crate::library::Library;
 use crate::service::Service;
 use crate::state::StoreError;
@@ -58,8 +58,6 @@ pub(super) enum StartError {
     Kafka(#[from] KafkaError),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("the topic {0:?} does not exist")]
-    NoTopic(String),
     #[error("a task of the host's failed: {0}")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -236,22 +234,12 @@ impl Run {
             self.service.name().to_owned(),
             self.topics.clone(),
         );
-        let found = tokio::task::spawn_blocking(move || {
-            if let Some((generation, shards)) = asked.newest_changelog(&service)? {
-                return Ok((generation, shards, false));
-            }
-            asked.check_equal_partitions(&topics)?;
-            let counts = asked.partitions(&topics)?;
-            for (topic, count) in &counts {
-                if count.is_none() {
-                    return Err(StartError::NoTopic(topic.clone()));
-                }
-            }
-            let partitions = counts.values().flatten().max().copied().unwrap_or(1);
-            let new = asked.create_changelog(&changelog(&service, 1), partitions)?;
-            Ok::<_, StartError>((1, partitions, new))
-        });
-        let (generation, shards, new) = found.await??;
+        let find = move || asked.find_changelog(&service, &topics);
+        let Found {
+            generation,
+            shards,
+            new,
+        } = tokio::task::spawn_blocking(find).await??;
         if new {
             // Nothing is in it yet.
             let tables = state.turn_to(generation)?;

@@ -25,5 +25,5 @@ pub use consumer::{Change, Consumer, Ends, Queue, Received, Source, Trouble};
 pub use farewell::{Membered, Members};
 pub use publisher::{Placed, PublishError, Published, Publisher};
 pub use raw::Membership;
-pub use topics::changelog;
+pub use topics::{Found, changelog};
 pub use transactions::{Aborted, Batch, Outcome, Transactor};

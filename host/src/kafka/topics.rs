@@ -99,6 +99,34 @@ impl Cluster {
         Ok(generations.max())
     }
 
+    /// The newest changelog of a service, made if there is none: with as many
+    /// partitions as the topics that it subscribes to. Blocks, as
+    /// [`Cluster::create_missing`].
+    pub fn find_changelog(&self, service: &str, topics: &[String]) -> Result<Found, KafkaError> {
+        if let Some((generation, shards)) = self.newest_changelog(service)? {
+            return Ok(Found {
+                generation,
+                shards,
+                new: false,
+            });
+        }
+        self.check_equal_partitions(topics)?;
+        let counts = self.partitions(topics)?;
+        if let Some((topic, _)) = counts.iter().find(|(_, count)| count.is_none()) {
+            return Err(KafkaError::TopicRefused {
+                topic: topic.clone(),
+                cause: "it was there when the service was deployed: make it again".to_owned(),
+            });
+        }
+        let shards = counts.values().flatten().max().copied().unwrap_or(1);
+        let new = self.create_changelog(&changelog(service, 1), shards)?;
+        Ok(Found {
+            generation: 1,
+            shards,
+            new,
+        })
+    }
+
     fn create(
         &self,
         topic: &str,
@@ -208,6 +236,17 @@ impl Cluster {
             .fetch_watermarks(topic, partition, ANSWER)
             .map_err(|error| self.unreachable(&error))
     }
+}
+
+/// A service's changelog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its generation, from 1.
+    pub generation: u32,
+    /// Its partitions.
+    pub shards: i32,
+    /// Whether it was made just now, and so has nothing in it.
+    pub new: bool,
 }
 
 /// The changelog of a generation of a service's state.

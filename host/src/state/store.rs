@@ -329,6 +329,27 @@ impl Tables {
         shards.copied().collect()
     }
 
+    /// Bytes on disk.
+    pub fn disk_space(&self) -> u64 {
+        self.keyspace.disk_space()
+    }
+
+    /// Records of the changelog that this copy lacks, over the shards that have no
+    /// owner here.
+    pub fn behind(&self) -> i64 {
+        let owners = self.writers.lock().owners.clone();
+        let known = self.known.read();
+        let followed = known
+            .ends
+            .iter()
+            .filter(|(shard, _)| !owners.contains_key(shard));
+        let behind = followed.map(|(shard, end)| {
+            let reached = known.checkpoints.get(shard).copied().unwrap_or(0);
+            (end - reached).max(0)
+        });
+        behind.sum()
+    }
+
     /// Offsets reached, and ends, added up over the shards whose ends are known.
     pub fn reached(&self) -> (i64, i64) {
         let known = self.known.read();
