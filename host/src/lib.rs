@@ -16,6 +16,7 @@ pub mod problem;
 pub mod replay;
 pub mod routes;
 pub mod runtime;
+mod sabotage;
 pub mod serve;
 pub mod service;
 pub mod state;

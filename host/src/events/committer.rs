@@ -21,6 +21,7 @@ use crate::effects::Message;
 use crate::kafka::{
     Aborted, Batch, Consumer, Outcome, Placed, PublishError, Publisher, Transactor,
 };
+use crate::sabotage;
 use crate::service::Service;
 use crate::state::rows::{POSITION, record_key};
 use crate::state::{Commit, Position};
@@ -92,6 +93,9 @@ impl Committer {
 
     /// Only results of terms that hold are committed.
     fn retain_current(&self, group: &mut Vec<Done>) {
+        if sabotage::is_off("terms") {
+            return;
+        }
         let losses = self.consumer.losses();
         group.retain(|done| done.origin.losses == losses && done.is_current());
     }
@@ -162,6 +166,9 @@ impl Committer {
         let service = self.service.name();
         if let Some(cause) = &aborted.cause {
             tracing::debug!(service, "a transaction was aborted: {cause}");
+        }
+        if sabotage::is_off("refusals") {
+            return BTreeMap::new();
         }
         let refused = aborted.refused.iter().filter_map(|(message, error)| {
             // A row that the broker refuses has no event that is named: the group

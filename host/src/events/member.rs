@@ -17,6 +17,7 @@ use super::rebuild::Looked;
 use super::subscription::{Changelog, Run, StartError};
 use crate::follower::Held;
 use crate::kafka::{Change, Cluster, Consumer, Ends, KafkaError, Membered, Source, Trouble};
+use crate::sabotage;
 
 /// How long revoked partitions may take to finish what runs on them. Below the
 /// time in which the broker waits for a rebalance.
@@ -425,7 +426,10 @@ impl<'a> Member<'a> {
             self.run.service.board().restoring(&source);
         }
         self.catching_up.spawn(async move {
-            let until = end(&cluster, &shard).await;
+            let until = match sabotage::is_off("catch-up") {
+                true => 0,
+                false => end(&cluster, &shard).await,
+            };
             let held = follower.hand_over(&shard, until).await?;
             Some(Ready {
                 unit,

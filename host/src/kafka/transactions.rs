@@ -22,6 +22,7 @@ use super::consumer::Source;
 use super::publisher::{Placed, PublishError, classify, record};
 use super::raw::{self, Call, Membership, TransactionError};
 use crate::effects::Message;
+use crate::sabotage;
 
 /// How long an open transaction may last before its coordinator aborts it, in
 /// milliseconds; a dead host's holds up readers for as long.
@@ -247,7 +248,17 @@ impl Work {
             let why = raw::call(&self.producer, Call::Commit, Duration::from_millis(1));
             return self.abort(why.err());
         }
-        match self.call(Call::Commit) {
+        let committed = if sabotage::is_off("in-doubt") {
+            // An answer that does not come is taken for a no.
+            let asked = raw::call(&self.producer, Call::Commit, Duration::from_millis(500));
+            asked.map_err(|error| TransactionError {
+                abort: true,
+                ..error
+            })
+        } else {
+            self.call(Call::Commit)
+        };
+        match committed {
             Ok(()) => {
                 let Reports { placed, first, .. } = self.deliveries.take();
                 self.pace.lock().committed(first);

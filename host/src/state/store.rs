@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use super::rows::{Position, after_table, encode, store_key};
 use crate::effects::RowKey;
+use crate::sabotage;
 
 /// The store could not read or write. Says what, for logs and errors.
 #[derive(Debug, thiserror::Error)]
@@ -454,7 +455,9 @@ impl Tables {
         let writers = self.writers.lock();
         let current: BTreeSet<u32> = claims
             .iter()
-            .filter(|claim| writers.owners.get(&claim.shard) == Some(&claim.term))
+            .filter(|claim| {
+                writers.owners.get(&claim.shard) == Some(&claim.term) || sabotage::is_off("claims")
+            })
             .map(|claim| claim.shard)
             .collect();
         let mut batch = self.database.batch();
