@@ -113,6 +113,8 @@ struct Inner {
     trouble: Option<String>,
     /// Why all of it was stopped.
     halted: Option<String>,
+    /// Which topic is gone.
+    missing: Option<String>,
     /// Whether there is simply nothing for this host.
     idle: bool,
 }
@@ -162,6 +164,11 @@ impl Board {
     /// A partition's events are run, from here on.
     pub fn running(&self, source: &Source, position: i64) {
         self.took(source.clone(), position);
+    }
+
+    /// A topic that it consumes is gone, or none is.
+    pub fn missing(&self, why: Option<String>) {
+        self.inner.lock().missing = why;
     }
 
     /// All partitions were stopped, or are not any more.
@@ -227,7 +234,8 @@ impl Board {
     /// What is wrong with the service as a whole.
     pub fn trouble_now(&self) -> Option<String> {
         let inner = self.inner.lock();
-        inner.halted.clone().or_else(|| inner.trouble.clone())
+        let known = [&inner.halted, &inner.missing, &inner.trouble];
+        known.into_iter().flatten().next().cloned()
     }
 
     /// This host is in the group, and was given no partition.
@@ -259,7 +267,7 @@ impl Board {
             .partitions
             .values()
             .max_by_key(|note| rank(note.status));
-        if let Some(why) = &inner.halted {
+        if let Some(why) = inner.halted.as_ref().or(inner.missing.as_ref()) {
             return (Status::Blocked, Some(why.clone()));
         }
         match (worst, &inner.trouble) {

@@ -154,6 +154,11 @@ impl Committer {
                         pause = (pause * 2).min(LONGEST);
                     }
                     put_back(&mut waiting, part);
+                    if aborted.ended {
+                        let cause = aborted.cause.unwrap_or_default();
+                        let in_doubt = false;
+                        return Err(Broken { cause, in_doubt });
+                    }
                 }
                 Outcome::Ended { cause, in_doubt } => return Err(Broken { cause, in_doubt }),
             }

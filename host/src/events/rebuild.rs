@@ -17,17 +17,18 @@ impl Member<'_> {
     /// Asks the broker, in the background, whether topics and changelogs are as
     /// they were.
     pub(super) fn look(&mut self) {
-        let Some(known) = &self.changelog else { return };
         if !self.looking.is_empty() {
             return;
         }
         let (cluster, topics) = (self.run.shared.cluster.clone(), self.run.topics.clone());
-        let next = changelog(self.run.service.name(), known.generation + 1);
+        let known = self.changelog.as_ref().map(|known| known.generation);
+        let next = known.map(|known| changelog(self.run.service.name(), known + 1));
         self.looking.spawn_blocking(move || {
             let partitions = cluster.partitions(&topics)?;
-            let next = cluster
-                .partitions(std::slice::from_ref(&next))?
-                .remove(&next);
+            let next = match next {
+                Some(next) => cluster.partitions(&[next])?.into_values().next(),
+                None => None,
+            };
             Ok(Looked {
                 partitions,
                 next: next.flatten(),
@@ -39,6 +40,14 @@ impl Member<'_> {
     /// that have not as many partitions as the state has shards stop the service
     /// before the first event in the wrong shard.
     pub(super) async fn see(&mut self, looked: Looked) {
+        let missing = looked.partitions.iter().find(|(_, count)| count.is_none());
+        let missing = missing.map(|(topic, _)| {
+            format!(
+                "the topic {topic:?} does not exist any more: nothing comes from it until it is \
+                 made again"
+            )
+        });
+        self.run.service.board().missing(missing);
         let Some(known) = self.changelog.clone() else {
             return;
         };

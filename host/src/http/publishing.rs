@@ -181,6 +181,9 @@ impl Transactions {
                     continue;
                 }
                 Outcome::Aborted(aborted) => {
+                    if aborted.ended {
+                        self.transactor = None;
+                    }
                     let cause = aborted.cause.unwrap_or_default();
                     if !aborted.refused.is_empty() {
                         part = refuse(part, &aborted.refused);

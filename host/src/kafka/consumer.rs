@@ -423,10 +423,15 @@ impl ClientContext for Context {
             let name: Arc<str> = topic.topic.into();
             topic.partitions.into_values().filter_map(move |partition| {
                 // Read_committed ends at the last stable offset.
-                let end = match partition.ls_offset {
+                let mut end = match partition.ls_offset {
                     stable if stable >= 0 => stable,
                     _ => partition.hi_offset,
                 };
+                // Markers of transactions and compacted records take offsets, and
+                // are no events: when all is read, the last event is the end.
+                if end >= 0 && partition.next_offset >= end && partition.fetchq_cnt == 0 {
+                    end = partition.app_offset.max(0);
+                }
                 (partition.partition >= 0 && end >= 0)
                     .then(|| ((name.clone(), partition.partition), end))
             })

@@ -48,7 +48,7 @@ pub struct Batch {
 pub enum Outcome {
     /// All of it is durable. Where each message is, in order, then each row.
     Committed(Vec<Placed>),
-    /// Nothing of it is, and the next one may be tried.
+    /// Nothing of it is.
     Aborted(Aborted),
     /// The transactor can do nothing more.
     Ended {
@@ -68,6 +68,8 @@ pub struct Aborted {
     pub cause: Option<String>,
     /// Whether the same again would meet the same.
     pub lasting: bool,
+    /// Whether the transactor can do nothing more.
+    pub ended: bool,
 }
 
 /// A producer with transactions, on a thread of its own. The thread ends when
@@ -125,7 +127,11 @@ impl Transactor {
             }
             while let Some((batch, answer)) = received.blocking_recv() {
                 let outcome = work.transact(&batch);
-                let ended = matches!(outcome, Outcome::Ended { .. });
+                let ended = match &outcome {
+                    Outcome::Committed(_) => false,
+                    Outcome::Aborted(aborted) => aborted.ended,
+                    Outcome::Ended { .. } => true,
+                };
                 // Who asked may have stopped waiting; what is done is done.
                 let _ = answer.send(outcome);
                 if ended {
@@ -321,12 +327,15 @@ impl Work {
                 in_doubt: false,
             };
         }
-        if let Err(error) = self.call(Call::Abort) {
-            return Outcome::Ended {
-                cause: error.cause,
-                in_doubt: false,
-            };
-        }
+        // The broker has nothing to abort if it took no partition, and librdkafka
+        // takes its word for that as fatal. What was to be aborted is so either way.
+        let ended = match self.call(Call::Abort) {
+            Ok(()) => false,
+            Err(error) => {
+                tracing::debug!(%error, "a transaction was not aborted in order");
+                true
+            }
+        };
         // The reports of what was thrown away have to be in before the next begins.
         self.deliveries.wait(false);
         let (refused, others): (Vec<_>, Vec<_>) = self
@@ -343,6 +352,7 @@ impl Work {
             lasting: lasting || !refused.is_empty(),
             refused,
             cause,
+            ended,
         })
     }
 }
