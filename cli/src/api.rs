@@ -142,7 +142,8 @@ pub struct Partition {
     pub here: bool,
     /// The offset of the next event to commit; −1 while unknown.
     pub position: i64,
-    /// Events between that and the partition's end; none while unknown.
+    /// Events between that and the partition's end; none while unknown. Of a
+    /// partition that another host consumes, markers of transactions count too.
     pub lag: Option<u64>,
     /// What it does now, as far as this host knows.
     pub status: Status,

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
+use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::stream_consumer::StreamPartitionQueue;
@@ -138,6 +139,7 @@ impl Consumer {
             },
             changes,
             ends,
+            read_to: Mutex::default(),
             leaving: AtomicBool::new(false),
             losses: AtomicU64::new(0),
         };
@@ -405,6 +407,8 @@ struct Context {
     quiet: Quiet,
     changes: mpsc::UnboundedSender<Change>,
     ends: tokio::sync::watch::Sender<Ends>,
+    /// The ends up to which all was read.
+    read_to: Mutex<Ends>,
     leaving: AtomicBool,
     losses: AtomicU64,
 }
@@ -419,24 +423,36 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
-        let ends = statistics.topics.into_values().flat_map(|topic| {
+        let mut read_to = self.read_to.lock();
+        let mut ends = Ends::new();
+        for topic in statistics.topics.into_values() {
             let name: Arc<str> = topic.topic.into();
-            topic.partitions.into_values().filter_map(move |partition| {
+            for partition in topic.partitions.into_values() {
                 // Read_committed ends at the last stable offset.
-                let mut end = match partition.ls_offset {
+                let end = match partition.ls_offset {
                     stable if stable >= 0 => stable,
                     _ => partition.hi_offset,
                 };
-                // Markers of transactions and compacted records take offsets, and
-                // are no events: when all is read, the last event is the end.
-                if end >= 0 && partition.next_offset >= end && partition.fetchq_cnt == 0 {
-                    end = partition.app_offset.max(0);
+                if partition.partition < 0 || end < 0 {
+                    continue;
                 }
-                (partition.partition >= 0 && end >= 0)
-                    .then(|| ((name.clone(), partition.partition), end))
-            })
-        });
-        self.ends.send_replace(ends.collect());
+                let source = (name.clone(), partition.partition);
+                // Markers of transactions and records that were compacted take
+                // offsets and are no events: when all is read up to the end, the
+                // last event is what counts. It is told in passing, so it is kept.
+                if partition.eof_offset == end {
+                    read_to.insert(source.clone(), end);
+                }
+                let all_read = read_to.get(&source) == Some(&end) && partition.fetchq_cnt == 0;
+                let end = match all_read {
+                    true => partition.app_offset.max(0),
+                    false => end,
+                };
+                ends.insert(source, end);
+            }
+        }
+        drop(read_to);
+        self.ends.send_replace(ends);
     }
 }
 
