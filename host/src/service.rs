@@ -10,7 +10,7 @@ use tidemill_cli::api::{Partition, Status};
 use tidemill_manifest::Manifest;
 use tokio::sync::{Semaphore, watch};
 
-use crate::kafka::{Ends, Source};
+use crate::kafka::{End, Ends, Source};
 use crate::metrics::ServiceMetrics;
 use crate::runtime::Component;
 use crate::state::State;
@@ -121,6 +121,8 @@ struct Inner {
 
 struct Note {
     position: i64,
+    /// Whether all that was read is committed.
+    settled: bool,
     status: Status,
     attempt: u32,
     error: Option<String>,
@@ -133,6 +135,7 @@ impl Board {
     pub fn took(&self, source: Source, position: i64) {
         let note = Note {
             position,
+            settled: true,
             status: Status::Running,
             attempt: 0,
             error: None,
@@ -195,6 +198,13 @@ impl Board {
         }
     }
 
+    /// All that was read of a partition is committed, or there is something again.
+    pub fn settled(&self, source: &Source, settled: bool) {
+        if let Some(note) = self.inner.lock().partitions.get_mut(source) {
+            note.settled = settled;
+        }
+    }
+
     /// The event at an offset failed, or the partition as a whole.
     pub fn failed(
         &self,
@@ -252,7 +262,7 @@ impl Board {
             owner: None,
             here: true,
             position: note.position,
-            lag: lag(note.position, inner.ends.get(source).copied()),
+            lag: lag(note, inner.ends.get(source)),
             status: note.status,
             attempt: note.attempt,
             error: note.error.clone(),
@@ -288,10 +298,18 @@ impl Board {
     }
 }
 
-fn lag(position: i64, end: Option<i64>) -> Option<u64> {
+fn lag(note: &Note, end: Option<&End>) -> Option<u64> {
+    let end = end?;
+    if note.position < 0 {
+        return None;
+    }
+    // Markers of transactions take offsets, and are nothing to consume.
+    if end.read && note.settled {
+        return Some(0);
+    }
     // An end that was told before the latest commit is behind it for a moment.
-    let behind = end?.saturating_sub(position).max(0);
-    (position >= 0).then(|| behind.unsigned_abs())
+    let behind = end.offset.saturating_sub(note.position).max(0);
+    Some(behind.unsigned_abs())
 }
 
 fn rank(status: Status) -> u8 {
@@ -332,9 +350,15 @@ mod tests {
         let source: Source = ("t".into(), 0);
         board.took(source.clone(), 3);
         assert_eq!(board.lag(), None);
-        board.ends(Ends::from([(source.clone(), 10)]));
+        let end = |offset, read| Ends::from([(source.clone(), End { offset, read })]);
+        board.ends(end(10, false));
         assert_eq!(board.lag(), Some(7));
         board.committed(&source, 12);
         assert_eq!(board.lag(), Some(0));
+        // The last offset is a transaction's marker.
+        board.ends(end(13, true));
+        assert_eq!(board.lag(), Some(0));
+        board.settled(&source, false);
+        assert_eq!(board.lag(), Some(1));
     }
 }

@@ -45,6 +45,8 @@ pub(super) struct Ties {
     pub(super) orders: watch::Receiver<Order>,
     /// Changes when another revision is current.
     pub(super) swaps: watch::Receiver<u64>,
+    /// Its partitions.
+    pub(super) sources: Vec<Source>,
     /// Events before these offsets are run for their rows alone: what they
     /// published has been published.
     pub(super) quiet_until: BTreeMap<Source, i64>,
@@ -61,6 +63,8 @@ pub(super) struct Lane {
     term: u32,
     /// After a failure: nothing runs before this time.
     resting_until: Option<Instant>,
+    /// Whether it was told that there is nothing that is not committed.
+    settled: bool,
     /// A partition whose offset does not exist: nothing comes from it by itself.
     astray: Option<Source>,
 }
@@ -76,6 +80,7 @@ impl Lane {
             pending: Arc::default(),
             term: 0,
             resting_until: None,
+            settled: true,
             astray: None,
         }
     }
@@ -152,6 +157,9 @@ impl Lane {
             },
             None => View::NotGranted,
         };
+        if self.settled {
+            self.tell_settled(false);
+        }
         let attempt = self.line.attempt(&event);
         let revision = self.ties.service.current();
         match dispatch::event(&self.ties.service, &revision, &event, attempt, view).await {
@@ -187,6 +195,13 @@ impl Lane {
         }
     }
 
+    fn tell_settled(&mut self, settled: bool) {
+        self.settled = settled;
+        for source in &self.ties.sources {
+            self.ties.service.board().settled(source, settled);
+        }
+    }
+
     /// Takes in what the committer says.
     fn settled(&mut self, reply: Reply) {
         match reply {
@@ -195,6 +210,9 @@ impl Lane {
                 let board = self.ties.service.board();
                 for (source, position) in self.line.committed(number) {
                     board.committed(&source, position);
+                }
+                if self.line.is_empty() {
+                    self.tell_settled(true);
                 }
             }
             Reply::Refused(number, cause) => {

@@ -62,6 +62,11 @@ impl Line {
         self.ran.is_empty()
     }
 
+    /// Whether there is nothing to commit, nor to run again.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ran.is_empty() && self.again.is_empty()
+    }
+
     /// The event to run again next.
     pub(super) fn next_again(&mut self) -> Option<Event> {
         self.again.pop_front()

@@ -484,6 +484,7 @@ impl<'a> Member<'a> {
             replies: replied,
             orders: ordered,
             swaps: self.run.service.swaps(),
+            sources: sources.clone(),
             quiet_until,
         });
         let running = Running {

@@ -76,8 +76,17 @@ pub struct Consumer {
     modern: bool,
 }
 
-/// The end of a partition, as last told by the broker, by topic and partition.
-pub type Ends = BTreeMap<Source, i64>;
+/// The end of a partition, as last told by the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// The offset behind the last record that is committed.
+    pub offset: i64,
+    /// Whether all up to there has been handed out.
+    pub read: bool,
+}
+
+/// Ends by topic and partition.
+pub type Ends = BTreeMap<Source, End>;
 
 impl Consumer {
     /// Joins a group. `changes` hears of partitions, `ends` of their ends, about
@@ -408,7 +417,7 @@ struct Context {
     changes: mpsc::UnboundedSender<Change>,
     ends: tokio::sync::watch::Sender<Ends>,
     /// The ends up to which all was read.
-    read_to: Mutex<Ends>,
+    read_to: Mutex<BTreeMap<Source, i64>>,
     leaving: AtomicBool,
     losses: AtomicU64,
 }
@@ -438,15 +447,16 @@ impl ClientContext for Context {
                 }
                 let source = (name.clone(), partition.partition);
                 // Markers of transactions and records that were compacted take
-                // offsets and are no events: when all is read up to the end, the
-                // last event is what counts. It is told in passing, so it is kept.
+                // offsets and are no events: whether all is read is told by itself,
+                // in passing, so it is kept.
                 if partition.eof_offset == end {
                     read_to.insert(source.clone(), end);
                 }
-                let all_read = read_to.get(&source) == Some(&end) && partition.fetchq_cnt == 0;
-                let end = match all_read {
-                    true => partition.app_offset.max(0),
-                    false => end,
+                let end = End {
+                    offset: end,
+                    read: read_to.get(&source) == Some(&end)
+                        && partition.fetchq_cnt == 0
+                        && (partition.app_offset == end || partition.app_offset < 0),
                 };
                 ends.insert(source, end);
             }

@@ -21,7 +21,7 @@ mod transactions;
 
 pub use changelog::{ChangelogReader, Entry};
 pub use cluster::{Brokers, Cluster, KafkaError, Topics};
-pub use consumer::{Change, Consumer, Ends, Queue, Received, Source, Trouble};
+pub use consumer::{Change, Consumer, End, Ends, Queue, Received, Source, Trouble};
 pub use farewell::{Membered, Members};
 pub use publisher::{Placed, PublishError, Published, Publisher};
 pub use raw::Membership;
