@@ -109,6 +109,11 @@ test: seeds guests venv ## run all tests, on the embedded broker and on a real K
 	@kafka/kafka fetch
 	@$(CARGO) test --release $(LOCKED) --workspace $(if $(TESTS),-- $(TESTS))
 
+.PHONY: chaos
+chaos: guests build ## hold exactly-once for long, while hosts and brokers die: minutes
+	@kafka/kafka fetch
+	@TIDEMILL_CHAOS=long $(CARGO) test --release $(LOCKED) -p tidemill-tests --test all -- exactly_once --nocapture
+
 .PHONY: fmt
 fmt: $(TARGET)/.toolchain ## format all code
 	@$(CARGO) fmt --all

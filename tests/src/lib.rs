@@ -14,23 +14,32 @@
     reason = "a harness fails its test by panicking, and shows the answer that it got"
 )]
 
+mod access;
 mod component;
 mod counting;
+mod fleet;
 mod folder;
 mod host;
 mod http;
 mod kafka;
+mod posting;
 mod process;
+mod proxy;
 mod topics;
+mod transaction;
 mod wait;
 
 pub use component::{Component, Manifest, seed};
-pub use counting::Counting;
+pub use counting::{Counting, in_order};
+pub use fleet::{Dice, Fleet};
 pub use folder::{Folder, components, root, target, tidemill, venv};
 pub use host::{Builder, Host};
 pub use http::{Client, Reply};
 pub use kafka::Kafka;
+pub use posting::Posted;
 pub use process::{Process, run};
+pub use proxy::{Api, Fault, Proxy};
 pub use rustix::process::Signal;
 pub use topics::{Record, Topics};
+pub use transaction::Transaction;
 pub use wait::{Deadline, eventually, unique};

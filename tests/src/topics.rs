@@ -230,7 +230,8 @@ impl Topics {
     }
 
     /// Everything that is in a topic, committed or not part of a transaction,
-    /// by partition and offset.
+    /// by partition and offset. Transactions that are open are waited for: what is
+    /// behind them is in the topic too, and nobody may read it yet.
     ///
     /// # Panics
     /// If the broker cannot be read within some seconds.
@@ -244,9 +245,20 @@ impl Topics {
             .set("fetch.wait.max.ms", "10")
             .set("isolation.level", "read_committed");
         let consumer: BaseConsumer = config.create().unwrap();
-        let partitions = self.partitions(topic);
         let mut all = TopicPartitionList::new();
-        for partition in 0..partitions {
+        let ends = self.ends(topic);
+        let partitions = i32::try_from(ends.len()).unwrap();
+        for (partition, end) in (0..).zip(ends) {
+            eventually("transactions have ended", || {
+                // For such a consumer the end is that of what it may read.
+                let (_, may) = consumer
+                    .fetch_watermarks(topic, partition, PATIENCE)
+                    .unwrap();
+                match may >= end {
+                    true => Ok(()),
+                    false => Err((topic.to_owned(), partition, may, end)),
+                }
+            });
             all.add_partition_offset(topic, partition, Offset::Beginning)
                 .unwrap();
         }
@@ -276,6 +288,18 @@ impl Topics {
         }
         records.sort_by_key(|record| (record.partition, record.offset));
         records
+    }
+
+    /// The offset behind the last record of each partition, committed or not.
+    fn ends(&self, topic: &str) -> Vec<i64> {
+        let mut config = self.config();
+        config.set("isolation.level", "read_uncommitted");
+        let consumer: BaseConsumer = config.create().unwrap();
+        let end = |partition| {
+            let ends = consumer.fetch_watermarks(topic, partition, PATIENCE);
+            ends.unwrap().1
+        };
+        (0..self.partitions(topic)).map(end).collect()
     }
 
     /// The offset that a group has committed for a partition, if it has.

@@ -23,10 +23,19 @@ impl Topics {
     /// If the broker refuses.
     #[must_use]
     pub fn transaction(&self) -> Transaction {
+        self.transaction_as(&unique("tests"))
+    }
+
+    /// Opens a transaction under this name. Whoever had the name before is fenced:
+    /// what it had open is aborted, and it can commit nothing more.
+    ///
+    /// # Panics
+    /// If the broker refuses.
+    pub fn transaction_as(&self, id: &str) -> Transaction {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", self.address())
-            .set("transactional.id", unique("tests"))
+            .set("transactional.id", id)
             .set("transaction.timeout.ms", "300000")
             .set("message.timeout.ms", "300000")
             .set("partitioner", "murmur2_random")
@@ -40,6 +49,16 @@ impl Topics {
 }
 
 impl Transaction {
+    /// The id of the cluster.
+    ///
+    /// # Panics
+    /// If the broker does not say.
+    #[must_use]
+    pub fn cluster(&self) -> String {
+        let client = self.producer.client();
+        client.fetch_cluster_id(PATIENCE).unwrap()
+    }
+
     /// Writes a record: to a partition, or to the one of its key.
     ///
     /// # Panics
