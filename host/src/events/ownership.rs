@@ -317,7 +317,8 @@ mod tests {
                         let step = if open.is_empty() { None } else { Some(open.remove(0)) };
                         match step {
                             Some(Step::CatchUp(unit, term)) => {
-                                if ownership.caught_up(&unit, term) {
+                                let runs = ownership.caught_up(&unit, term);
+                                if runs {
                                     prop_assert!(!running.contains_key(&unit));
                                     running.insert(unit, (term, false));
                                 }

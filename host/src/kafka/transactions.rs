@@ -474,7 +474,7 @@ impl Deliveries {
     fn wait(&self, until_failure: bool) -> bool {
         let mut reports = self.reports.lock();
         self.done.wait_while(&mut reports, |reports| {
-            reports.left > 0 && !(until_failure && !reports.failed.is_empty())
+            reports.left > 0 && (!until_failure || reports.failed.is_empty())
         });
         !reports.failed.is_empty()
     }
