@@ -114,6 +114,27 @@ chaos: guests build ## hold exactly-once for long, while hosts and brokers die: 
 	@kafka/kafka fetch
 	@TIDEMILL_CHAOS=long $(CARGO) test --release $(LOCKED) -p tidemill-tests --test all -- exactly_once --nocapture
 
+# Each mechanism with a test that has to fail without it.
+SABOTAGED := $(TARGET)/release/tidemill-sabotaged
+SABOTAGE := transactions:counts_are_exact_whatever_dies \
+	in-doubt:any_request_of_a_transaction_may_fail \
+	terms:a_paused_host_commits_nothing \
+	catch-up:counts_are_exact_whatever_dies \
+	refusals:an_effect_that_is_too_large
+
+.PHONY: sabotage
+sabotage: guests ## show that the tests of exactly-once fail without what they hold
+	@kafka/kafka fetch
+	@$(CARGO) build --release $(LOCKED) -p tidemill-host --features sabotage
+	@cp $(TIDEMILL) $(SABOTAGED)
+	@$(MAKE) build
+	@for pair in $(SABOTAGE); do \
+		SABOTAGE=$${pair%%:*} TIDEMILL_BIN=$(abspath $(SABOTAGED)) \
+		$(CARGO) test --release $(LOCKED) -q -p tidemill-tests --test all -- $${pair##*:} >$(TARGET)/sabotage.log 2>&1 \
+		&& { echo "make: $${pair##*:} passes without $${pair%%:*}" >&2; exit 1; } \
+		|| echo "without $${pair%%:*}, $${pair##*:} fails, as it should"; \
+	done
+
 .PHONY: fmt
 fmt: $(TARGET)/.toolchain ## format all code
 	@$(CARGO) fmt --all

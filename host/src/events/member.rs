@@ -333,9 +333,9 @@ impl<'a> Member<'a> {
                     }
                 }
                 Step::Drop(unit, _) => {
-                    if let Some(lane) = self.lanes.remove(&unit) {
+                    if let Some(mut lane) = self.lanes.remove(&unit) {
                         self.drop_lane(&lane);
-                        lane.task.abort();
+                        end(&mut lane.task).await;
                     }
                 }
             }
@@ -346,7 +346,7 @@ impl<'a> Member<'a> {
             if ended.is_err() {
                 let partitions = shown(&lane.sources);
                 tracing::warn!(service = self.name(), %partitions, "what ran on these partitions was not committed in time and is dropped");
-                lane.task.abort();
+                end(&mut lane.task).await;
             }
             self.drop_lane(&lane);
             self.commit_last(&lane.sources).await;
@@ -428,7 +428,7 @@ impl<'a> Member<'a> {
         self.catching_up.spawn(async move {
             let until = match sabotage::is_off("catch-up") {
                 true => 0,
-                false => end(&cluster, &shard).await,
+                false => changelog_end(&cluster, &shard).await,
             };
             let held = follower.hand_over(&shard, until).await?;
             Some(Ready {
@@ -565,6 +565,7 @@ impl<'a> Member<'a> {
             self.run.service.board().let_go(source);
         }
         let name = self.name().to_owned();
+        self.consumer.will_leave();
         // With the lanes gone, the committer ends as well, and with it the last
         // one that holds the consumer.
         drop(self.done);
@@ -587,8 +588,15 @@ impl<'a> Member<'a> {
     }
 }
 
+/// Ends a lane's task, and waits until it is gone: it holds the consumer, which
+/// must not be closed on a thread that serves others.
+async fn end(task: &mut JoinHandle<()>) {
+    task.abort();
+    let _ = task.await;
+}
+
 /// The end of a changelog, committed or not, as soon as Kafka tells.
-async fn end(cluster: &Arc<Cluster>, shard: &Source) -> i64 {
+async fn changelog_end(cluster: &Arc<Cluster>, shard: &Source) -> i64 {
     loop {
         let (cluster, shard) = (cluster.clone(), shard.clone());
         let asked = move || cluster.watermarks(&shard.0, shard.1);

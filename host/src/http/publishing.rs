@@ -53,7 +53,7 @@ pub struct Publishing {
 
 impl Publishing {
     /// Needs a runtime: transactions are made by a task of their own. `id` is
-    /// that of their producer, which is made when it is needed first.
+    /// that of their producer.
     pub fn start(cluster: &Arc<Cluster>, publisher: Arc<Publisher>, id: String) -> Publishing {
         let waiting = (!cluster.is_embedded()).then(|| {
             let (waiting, requests) = mpsc::unbounded_channel();
@@ -133,6 +133,10 @@ struct Transactions {
 
 impl Transactions {
     async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Waiting>) {
+        // What a predecessor left open holds up readers: it is ended at once.
+        if let Err(why) = self.transactor().await {
+            tracing::debug!("transactions of requests cannot begin yet: {why}");
+        }
         while let Some(first) = requests.recv().await {
             let mut count = first.messages.len();
             let mut group = VecDeque::from([first]);

@@ -354,10 +354,16 @@ impl Consumer {
         Ok(list)
     }
 
+    /// Nothing runs any more: from now on partitions are given back at once,
+    /// whoever drops the last of this.
+    pub fn will_leave(&self) {
+        self.inner.context().leaving.store(true, Ordering::Release);
+    }
+
     /// Leaves the group: others get its partitions at once. Everything that was
     /// to be committed has been. Blocks.
     pub fn leave(self) {
-        self.inner.context().leaving.store(true, Ordering::Release);
+        self.will_leave();
         drop(self.inner);
     }
 

@@ -251,8 +251,13 @@ impl Work {
         }
         if failed {
             // Nothing is committed with reports of failure, and this tells why.
-            let why = raw::call(&self.producer, Call::Commit, Duration::from_millis(1));
-            return self.abort(why.err());
+            return match self.call(Call::Commit) {
+                Err(error) => self.abort(Some(error)),
+                Ok(()) => Outcome::Ended {
+                    cause: "a transaction was committed without all of its messages".to_owned(),
+                    in_doubt: true,
+                },
+            };
         }
         let committed = if sabotage::is_off("in-doubt") {
             // An answer that does not come is taken for a no.
