@@ -116,9 +116,7 @@ chaos: guests build ## hold exactly-once for long, while hosts and brokers die: 
 
 # Each mechanism with a test that has to fail without it.
 SABOTAGED := $(TARGET)/release/tidemill-sabotaged
-SABOTAGE := transactions:counts_are_exact_whatever_dies \
-	in-doubt:any_request_of_a_transaction_may_fail \
-	terms:a_paused_host_commits_nothing \
+SABOTAGE := terms:a_paused_host_commits_nothing \
 	catch-up:counts_are_exact_whatever_dies \
 	refusals:an_effect_that_is_too_large
 

@@ -16,7 +16,6 @@ use super::member::{End, Member};
 use crate::follower::Follower;
 use crate::kafka::{Cluster, Found, KafkaError, Publisher, Transactor, changelog};
 use crate::library::Library;
-use crate::sabotage;
 use crate::service::Service;
 use crate::state::StoreError;
 
@@ -134,7 +133,6 @@ fn topics(manifest: &Manifest) -> Vec<String> {
 pub fn delivery(manifest: &Manifest, cluster: &Cluster) -> Delivery {
     match cluster.is_embedded() {
         true => Delivery::AtLeastOnce,
-        false if sabotage::is_off("transactions") => Delivery::AtLeastOnce,
         false => manifest.delivery,
     }
 }

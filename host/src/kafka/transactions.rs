@@ -22,7 +22,6 @@ use super::consumer::Source;
 use super::publisher::{Placed, PublishError, classify, record};
 use super::raw::{self, Call, Membership, TransactionError};
 use crate::effects::Message;
-use crate::sabotage;
 
 /// How long an open transaction may last before its coordinator aborts it, in
 /// milliseconds; a dead host's holds up readers for as long.
@@ -259,17 +258,7 @@ impl Work {
                 },
             };
         }
-        let committed = if sabotage::is_off("in-doubt") {
-            // An answer that does not come is taken for a no.
-            let asked = raw::call(&self.producer, Call::Commit, Duration::from_millis(500));
-            asked.map_err(|error| TransactionError {
-                abort: true,
-                ..error
-            })
-        } else {
-            self.call(Call::Commit)
-        };
-        match committed {
+        match self.call(Call::Commit) {
             Ok(()) => {
                 let Reports { placed, first, .. } = self.deliveries.take();
                 self.pace.lock().committed(first);
