@@ -63,14 +63,12 @@ pub async fn begin(
     let topics = subscribes(&service.current().manifest);
     let cluster = host.cluster.clone();
     let created = tokio::task::spawn_blocking(move || {
-        cluster.check_equal_partitions(&topics)?;
-        let counts = cluster.partitions(&topics)?;
-        let partitions = counts.values().flatten().max().copied().unwrap_or(1);
-        for (topic, count) in &counts {
-            for partition in 0..count.unwrap_or(0) {
-                let (low, _) = cluster.watermarks(topic, partition)?;
-                if low > 0 && !partial {
-                    return Err(ReplayError::Removed(topic.clone(), partition, low));
+        let partitions = cluster.check_equal_partitions(&topics)?.unwrap_or(1);
+        if !partial {
+            for (topic, partition) in cluster.sources(&topics)? {
+                let (low, _) = cluster.watermarks(&topic, partition)?;
+                if low > 0 {
+                    return Err(ReplayError::Removed(topic.to_string(), partition, low));
                 }
             }
         }
@@ -98,12 +96,7 @@ pub async fn progress(
         let newest = cluster
             .newest_changelog(&name)?
             .map_or(1, |(newest, _)| newest);
-        let counts = cluster.partitions(&topics)?;
-        let sources = counts.iter().flat_map(|(topic, count)| {
-            let topic: Arc<str> = topic.as_str().into();
-            (0..count.unwrap_or(0)).map(move |partition| (topic.clone(), partition))
-        });
-        let sources: Vec<Source> = sources.collect();
+        let sources = cluster.sources(&topics)?;
         let offsets = cluster.group_offsets(&group, &sources)?;
         // From the first event that is left to where the group is.
         let mut spans: BTreeMap<Source, (i64, i64)> = BTreeMap::new();

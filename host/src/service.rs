@@ -164,11 +164,6 @@ impl Board {
         }
     }
 
-    /// A partition's events are run, from here on.
-    pub fn running(&self, source: &Source, position: i64) {
-        self.took(source.clone(), position);
-    }
-
     /// A topic that it consumes is gone, or none is.
     pub fn missing(&self, why: Option<String>) {
         self.inner.lock().missing = why;

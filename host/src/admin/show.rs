@@ -10,7 +10,7 @@ use tidemill_cli::api::{
 
 use crate::events::delivery;
 use crate::host::{Host, routes, subscribes};
-use crate::kafka::{Cluster, KafkaError, Source, changelog};
+use crate::kafka::{Cluster, KafkaError, changelog};
 use crate::service::Service;
 use crate::state::view::Range;
 use crate::state::{StoreError, Tables, View, ViewError};
@@ -88,14 +88,7 @@ fn partitions(
         .into_iter()
         .map(|partition| ((partition.topic.clone(), partition.partition), partition))
         .collect();
-    let counts = cluster.partitions(topics)?;
-    let sources: Vec<Source> = counts
-        .iter()
-        .flat_map(|(topic, count)| {
-            let topic: Arc<str> = topic.as_str().into();
-            (0..count.unwrap_or(0)).map(move |partition| (topic.clone(), partition))
-        })
-        .collect();
+    let sources = cluster.sources(topics)?;
     let offsets = cluster.group_offsets(group, &sources)?;
     let mut all = Vec::with_capacity(sources.len());
     for source in sources {

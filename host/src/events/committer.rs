@@ -213,16 +213,11 @@ impl Committer {
 
     /// How far a shard is with this commit, over all its topics.
     fn position(&self, shard: &Shard, commit: &Commit) -> Position {
-        let number = shard.number().cast_signed();
-        let mut positions = shard.held.tables().positions();
-        positions.extend(commit.positions.clone());
-        let theirs = positions
-            .into_iter()
-            .filter(|((_, partition), _)| *partition == number);
+        let mut positions = shard.held.tables().positions_of(shard.number());
+        let new = commit.positions.iter();
+        positions.extend(new.map(|((topic, _), offset)| (topic.to_string(), *offset)));
         Position {
-            positions: theirs
-                .map(|((topic, _), offset)| (topic.to_string(), offset))
-                .collect(),
+            positions,
             host: self.host.to_string(),
         }
     }

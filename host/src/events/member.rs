@@ -468,7 +468,7 @@ impl<'a> Member<'a> {
                 let (consumer, source) = (self.consumer.clone(), source.clone());
                 tokio::task::spawn_blocking(move || consumer.seek(&source, from)).await??;
             }
-            self.run.service.board().running(source, from);
+            self.run.service.board().took(source.clone(), from);
         }
         if !quiet_until.is_empty() {
             let partitions = shown(&sources);

@@ -7,7 +7,8 @@
 //! one's effects to the service's `committer`. The committer makes a `group` of
 //! all that is done meanwhile durable, in one transaction. What the lane may
 //! commit or must run again is kept by `line`; what a failure means is decided by
-//! `policy`; when topics or changelogs change, by `rebuild`. `ownership`, `group`, `line` and `policy` are pure.
+//! `policy`; what is done when topics or changelogs change is in `rebuild`.
+//! `ownership`, `group`, `line` and `policy` are pure.
 
 mod committer;
 mod group;

@@ -50,6 +50,16 @@ impl Cluster {
         }
     }
 
+    /// All partitions of these topics. Blocks.
+    pub fn sources(&self, topics: &[String]) -> Result<Vec<Source>, KafkaError> {
+        let counts = self.partitions(topics)?;
+        let sources = counts.into_iter().flat_map(|(topic, count)| {
+            let topic: Arc<str> = topic.into();
+            (0..count.unwrap_or(0)).map(move |partition| (topic.clone(), partition))
+        });
+        Ok(sources.collect())
+    }
+
     /// Creates those of these topics that are missing, and returns their names.
     /// When it returns, all of them can be used. Blocks: to be called on a thread
     /// of tokio's that may.
@@ -110,7 +120,7 @@ impl Cluster {
                 new: false,
             });
         }
-        self.check_equal_partitions(topics)?;
+        let shards = self.check_equal_partitions(topics)?.unwrap_or(1);
         let counts = self.partitions(topics)?;
         if let Some((topic, _)) = counts.iter().find(|(_, count)| count.is_none()) {
             return Err(KafkaError::TopicRefused {
@@ -118,7 +128,6 @@ impl Cluster {
                 cause: "it was there when the service was deployed: make it again".to_owned(),
             });
         }
-        let shards = counts.values().flatten().max().copied().unwrap_or(1);
         let new = self.create_changelog(&changelog(service, 1), shards)?;
         Ok(Found {
             generation: 1,
@@ -181,9 +190,9 @@ impl Cluster {
         Ok(())
     }
 
-    /// Checks that the topics of a stateful service can be sharded alike.
-    /// Blocks.
-    pub fn check_equal_partitions(&self, topics: &[String]) -> Result<(), KafkaError> {
+    /// Checks that the topics of a stateful service can be sharded alike. Returns
+    /// how many partitions each has; none if none exists. Blocks.
+    pub fn check_equal_partitions(&self, topics: &[String]) -> Result<Option<i32>, KafkaError> {
         let counts: BTreeMap<String, i32> = self
             .partitions(topics)?
             .into_iter()
@@ -193,7 +202,7 @@ impl Cluster {
         different.sort_unstable();
         different.dedup();
         if different.len() <= 1 {
-            return Ok(());
+            return Ok(different.pop());
         }
         let shown: Vec<String> = counts
             .iter()

@@ -307,6 +307,16 @@ impl Tables {
         self.known.read().positions.clone()
     }
 
+    /// Those of one shard, by topic.
+    pub fn positions_of(&self, shard: u32) -> BTreeMap<String, i64> {
+        let known = self.known.read();
+        let positions = known.positions.iter();
+        positions
+            .filter(|((_, partition), _)| partition.cast_unsigned() == shard)
+            .map(|((topic, _), position)| (topic.to_string(), *position))
+            .collect()
+    }
+
     /// The offset of the changelog that the copy of a shard has reached.
     pub fn checkpoint(&self, shard: u32) -> Option<i64> {
         self.known.read().checkpoints.get(&shard).copied()
