@@ -13,6 +13,7 @@ mod error;
 mod parse;
 mod rules;
 mod section;
+mod subscribe;
 mod units;
 
 use std::collections::BTreeMap;
@@ -63,6 +64,19 @@ impl Manifest {
     pub fn group(&self) -> &str {
         self.group.as_deref().unwrap_or(&self.name)
     }
+
+    /// The topic that takes the events that it could not handle.
+    #[must_use]
+    pub fn dead_letter_topic(&self) -> String {
+        format!("{}{}", self.name, rules::DEAD_LETTER)
+    }
+
+    /// Whether any of its events may become a dead letter.
+    #[must_use]
+    pub fn has_dead_letters(&self) -> bool {
+        let mut subscriptions = self.subscribe.iter();
+        subscriptions.any(|one| one.retry.on_exhausted == OnExhausted::DeadLetter)
+    }
 }
 
 /// `[http]`: which requests a service answers.
@@ -100,6 +114,85 @@ pub struct Subscription {
     pub topic: String,
     /// Where a group that has no position yet begins.
     pub start: Start,
+    /// Where a group goes on whose position Kafka does not have any more.
+    pub out_of_range: OutOfRange,
+    /// What becomes of events that fail.
+    pub retry: Retry,
+}
+
+/// `out-of-range`: where a group goes on whose next event retention has removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OutOfRange {
+    /// At the oldest event that is left.
+    #[default]
+    Earliest,
+    /// With the next event that comes.
+    Latest,
+    /// Nowhere: the partition stops, and needs a person.
+    Stop,
+}
+
+/// `[subscribe.retry]`: what becomes of an event that fails. It is run again in
+/// its place, and what is behind it in its partition waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// How often an event is run at most, the first time included.
+    pub attempts: u32,
+    /// The first pause; each one after it is twice as long …
+    pub backoff: Duration,
+    /// … up to this one.
+    pub max_backoff: Duration,
+    /// Up to how many percent are taken off a pause, at random.
+    pub jitter: u32,
+    /// Failures after which an event is run again. After others it is exhausted
+    /// at once.
+    pub on: Vec<Retried>,
+    /// What becomes of an event that is not run again.
+    pub on_exhausted: OnExhausted,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            attempts: 10,
+            backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(30),
+            jitter: 25,
+            on: vec![
+                Retried::Retry,
+                Retried::Trap,
+                Retried::Memory,
+                Retried::Timeout,
+                Retried::Refused,
+            ],
+            on_exhausted: OnExhausted::default(),
+        }
+    }
+}
+
+/// A failure after which an event may be run again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retried {
+    /// The handler said that it may work later.
+    Retry,
+    /// The handler trapped.
+    Trap,
+    /// It needed more memory than its limit.
+    Memory,
+    /// It ran longer than its limit.
+    Timeout,
+    /// Kafka refused what it published.
+    Refused,
+}
+
+/// `on-exhausted`: what becomes of an event that is not run again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnExhausted {
+    /// It goes to the topic `<service>.dead-letter`, and its partition goes on.
+    #[default]
+    DeadLetter,
+    /// Its partition stops, and needs a person.
+    Stop,
 }
 
 /// `delivery`: how the effects of events are made durable. The embedded broker

@@ -11,19 +11,16 @@ use toml::de::{DeArray, DeTable, DeValue};
 
 use crate::rules::{self, Fault};
 use crate::units;
-use crate::{
-    Delivery, Grants, Http, Limits, MAX_SIZE, Manifest, ManifestError, Problem, Route, Start,
-    Subscription,
-};
+use crate::{Delivery, Grants, Http, Limits, MAX_SIZE, Manifest, ManifestError, Problem, Route};
 
-type Span = Range<usize>;
-type Value<'t> = Spanned<DeValue<'t>>;
+pub(crate) type Span = Range<usize>;
+pub(crate) type Value<'t> = Spanned<DeValue<'t>>;
 
 /// Problems that are noted; what comes after so many says nothing new.
 const MOST: usize = 100;
 
 /// Every key there is, by the table it belongs in; `""` is the top level.
-const KEYS: [(&str, &[&str]); 5] = [
+const KEYS: [(&str, &[&str]); 6] = [
     (
         "",
         &[
@@ -39,7 +36,21 @@ const KEYS: [(&str, &[&str]); 5] = [
         ],
     ),
     ("[http]", &["routes"]),
-    ("[[subscribe]]", &["topic", "start"]),
+    (
+        "[[subscribe]]",
+        &["topic", "start", "out-of-range", "retry"],
+    ),
+    (
+        "[subscribe.retry]",
+        &[
+            "attempts",
+            "backoff",
+            "max-backoff",
+            "jitter",
+            "on",
+            "on-exhausted",
+        ],
+    ),
     ("[grants]", &["publish", "state"]),
     (
         "[limits]",
@@ -69,7 +80,7 @@ pub(crate) fn manifest(text: &str, file: &str) -> Result<Manifest, ManifestError
     }
 }
 
-struct Reader<'t> {
+pub(crate) struct Reader<'t> {
     text: &'t str,
     problems: Vec<Problem>,
 }
@@ -195,19 +206,37 @@ impl<'t> Reader<'t> {
 
     fn delivery(&mut self, root: &DeTable<'_>) -> Delivery {
         self.only_with_events(root, "delivery", "a kind of delivery");
-        match self.string(root, "delivery") {
-            None => Delivery::default(),
-            Some((text, _)) if text == "exactly-once" => Delivery::ExactlyOnce,
-            Some((text, _)) if text == "at-least-once" => Delivery::AtLeastOnce,
-            Some((text, span)) => {
-                self.problem(
-                    span,
-                    format!("delivery cannot be {text:?}"),
-                    "write \"exactly-once\" (the default) or \"at-least-once\"".to_owned(),
-                );
-                Delivery::default()
-            }
+        let exactly = ("exactly-once", Delivery::ExactlyOnce);
+        let others = [("at-least-once", Delivery::AtLeastOnce)];
+        self.choice(root, "delivery", "delivery", exactly, &others)
+    }
+
+    /// One of some words, the default among them.
+    pub(crate) fn choice<T: Copy>(
+        &mut self,
+        table: &DeTable<'_>,
+        key: &str,
+        path: &str,
+        default: (&str, T),
+        others: &[(&str, T)],
+    ) -> T {
+        let Some((text, span)) = self.string_at(table, key, path) else {
+            return default.1;
+        };
+        if text == default.0 {
+            return default.1;
         }
+        if let Some((_, chosen)) = others.iter().find(|(word, _)| *word == text) {
+            return *chosen;
+        }
+        let others: Vec<String> = others.iter().map(|(word, _)| format!("{word:?}")).collect();
+        let help = format!(
+            "write {:?} (the default) or {}",
+            default.0,
+            others.join(" or ")
+        );
+        self.problem(span, format!("{path} cannot be {text:?}"), help);
+        default.1
     }
 
     fn http(&mut self, (table, header): (&DeTable<'_>, Span)) -> Http {
@@ -247,66 +276,6 @@ impl<'t> Reader<'t> {
         );
     }
 
-    fn subscribe(&mut self, root: &DeTable<'_>) -> Vec<Subscription> {
-        let Some(value) = root.get("subscribe") else {
-            return Vec::new();
-        };
-        let help = "write a table for each topic: [[subscribe]], below it topic = \"…\"";
-        let DeValue::Array(items) = value.get_ref() else {
-            if let DeValue::Table(_) = value.get_ref() {
-                let message = "[subscribe] is one table, not a list of them".to_owned();
-                self.problem(value.span(), message, "write [[subscribe]]".to_owned());
-            } else {
-                self.wrong_type("subscribe", "a list of tables", value, help);
-            }
-            return Vec::new();
-        };
-        if items.is_empty() {
-            let message = "subscribe is empty".to_owned();
-            self.problem(value.span(), message, help.to_owned());
-        }
-        let mut subscriptions: Vec<Subscription> = Vec::new();
-        for item in items {
-            let DeValue::Table(table) = item.get_ref() else {
-                self.wrong_type("subscribe", "a list of tables", item, help);
-                continue;
-            };
-            let meant = self.check_keys(table, "[[subscribe]]");
-            let start = self.start(table);
-            if !table.contains_key("topic") && !meant.contains(&"topic") {
-                let message = "[[subscribe]] without a topic".to_owned();
-                self.problem(item.span(), message, "add topic = \"…\"".to_owned());
-            }
-            let Some((topic, span)) = self.string_at(table, "topic", "subscribe.topic") else {
-                continue;
-            };
-            if let Err(help) = rules::check_topic(&topic) {
-                self.problem(span, format!("{topic:?} cannot be a topic"), help);
-            } else if subscriptions.iter().any(|known| known.topic == topic) {
-                self.twice(span, "topic", &topic);
-            } else {
-                subscriptions.push(Subscription { topic, start });
-            }
-        }
-        subscriptions
-    }
-
-    fn start(&mut self, table: &DeTable<'_>) -> Start {
-        match self.string_at(table, "start", "subscribe.start") {
-            None => Start::default(),
-            Some((text, _)) if text == "earliest" => Start::Earliest,
-            Some((text, _)) if text == "latest" => Start::Latest,
-            Some((text, span)) => {
-                self.problem(
-                    span,
-                    format!("a group cannot start at {text:?}"),
-                    "write \"earliest\" (the default) or \"latest\"".to_owned(),
-                );
-                Start::default()
-            }
-        }
-    }
-
     fn grants(&mut self, (table, _): (&DeTable<'_>, Span)) -> Grants {
         self.check_keys(table, "[grants]");
         let mut publish: Vec<String> = Vec::new();
@@ -331,16 +300,20 @@ impl<'t> Reader<'t> {
 
     fn limits(&mut self, (table, _): (&DeTable<'_>, Span)) -> Limits {
         self.check_keys(table, "[limits]");
+        const TIME: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(600);
         let default = Limits::default();
+        let count = |reader: &mut Self, key, range, default| {
+            reader.count(table, key, &format!("limits.{key}"), range, default)
+        };
         let limits = Limits {
             memory: self.size(table, "memory", 1 << 20..=4 << 30, default.memory),
-            time: self.time(table, default.time),
-            concurrency: self.count(table, "concurrency", 1..=10_000, default.concurrency),
-            reuse: self.count(table, "reuse", 1..=1_000_000_000, default.reuse),
+            time: self.duration(table, "time", "limits.time", TIME, default.time),
+            concurrency: count(self, "concurrency", 1..=10_000, default.concurrency),
+            reuse: count(self, "reuse", 1..=1_000_000_000, default.reuse),
             request: self.size(table, "request", 1..=1 << 30, default.request),
             response: self.size(table, "response", 1..=1 << 30, default.response),
             event: self.size(table, "event", 1..=100 << 20, default.event),
-            effects: self.count(table, "effects", 1..=1_000_000, default.effects),
+            effects: count(self, "effects", 1..=1_000_000, default.effects),
         };
         for (key, size) in [
             ("request", limits.request),
@@ -415,31 +388,37 @@ impl<'t> Reader<'t> {
         })
     }
 
-    fn count(
+    pub(crate) fn count(
         &mut self,
         table: &DeTable<'_>,
         key: &str,
+        path: &str,
         range: RangeInclusive<u32>,
         default: u32,
     ) -> u32 {
         let Some(value) = table.get(key) else {
             return default;
         };
-        let path = format!("limits.{key}");
         let DeValue::Integer(number) = value.get_ref() else {
             let help = format!("write digits without quotes, such as {key} = {default}");
-            self.wrong_type(&path, "a whole number", value, &help);
+            self.wrong_type(path, "a whole number", value, &help);
             return default;
         };
         let read = integer(number).unwrap_or(i128::MAX);
         let wide = u64::from(*range.start())..=u64::from(*range.end());
-        let number = self.within(&path, read, wide, value.span(), default.into(), |n| n);
+        let number = self.within(path, read, wide, value.span(), default.into(), |n| n);
         u32::try_from(number).unwrap_or(default)
     }
 
-    fn time(&mut self, table: &DeTable<'_>, default: Duration) -> Duration {
-        const RANGE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(600);
-        let Some(value) = table.get("time") else {
+    pub(crate) fn duration(
+        &mut self,
+        table: &DeTable<'_>,
+        key: &str,
+        path: &str,
+        range: RangeInclusive<Duration>,
+        default: Duration,
+    ) -> Duration {
+        let Some(value) = table.get(key) else {
             return default;
         };
         let text = match value.get_ref() {
@@ -447,29 +426,24 @@ impl<'t> Reader<'t> {
             DeValue::Integer(number) => {
                 let number = number.as_str();
                 let help = format!("which unit? Write \"{number}s\" or \"{number}ms\"");
-                self.wrong_type("limits.time", "a duration", value, &help);
+                self.wrong_type(path, "a duration", value, &help);
                 return default;
             }
             _ => {
-                self.wrong_type("limits.time", "a duration", value, units::TIME_HELP);
+                self.wrong_type(path, "a duration", value, units::TIME_HELP);
                 return default;
             }
         };
         match units::duration(text) {
-            Ok(time) if RANGE.contains(&time) => time,
+            Ok(time) if range.contains(&time) => time,
             Ok(_) => {
-                self.out_of_range(
-                    "limits.time",
-                    text,
-                    units::show_duration(*RANGE.start()),
-                    units::show_duration(*RANGE.end()),
-                    value.span(),
-                );
+                let least = units::show_duration(*range.start());
+                let most = units::show_duration(*range.end());
+                self.beyond(path, text, least, most, value.span());
                 default
             }
             Err(help) => {
-                let message = format!("limits.time cannot be {text:?}");
-                self.problem(value.span(), message, help);
+                self.problem(value.span(), format!("{path} cannot be {text:?}"), help);
                 default
             }
         }
@@ -488,18 +462,18 @@ impl<'t> Reader<'t> {
             Ok(value) if range.contains(&value) => value,
             Ok(value) => {
                 let (least, most) = (show(*range.start()), show(*range.end()));
-                self.out_of_range(path, show(value), least, most, span);
+                self.beyond(path, show(value), least, most, span);
                 default
             }
             Err(_) => {
                 let (least, most) = (show(*range.start()), show(*range.end()));
-                self.out_of_range(path, value, least, most, span);
+                self.beyond(path, value, least, most, span);
                 default
             }
         }
     }
 
-    fn out_of_range(
+    fn beyond(
         &mut self,
         path: &str,
         value: impl Display,
@@ -515,7 +489,11 @@ impl<'t> Reader<'t> {
     }
 
     /// A table by its key, with the place to point at for what it lacks.
-    fn table<'v>(&mut self, root: &'v DeTable<'t>, key: &str) -> Option<(&'v DeTable<'t>, Span)> {
+    pub(crate) fn table<'v>(
+        &mut self,
+        root: &'v DeTable<'t>,
+        key: &str,
+    ) -> Option<(&'v DeTable<'t>, Span)> {
         let value = root.get(key)?;
         match value.get_ref() {
             DeValue::Table(table) => Some((table, value.span())),
@@ -536,7 +514,12 @@ impl<'t> Reader<'t> {
         self.string_at(table, key, key)
     }
 
-    fn string_at(&mut self, table: &DeTable<'_>, key: &str, path: &str) -> Option<(String, Span)> {
+    pub(crate) fn string_at(
+        &mut self,
+        table: &DeTable<'_>,
+        key: &str,
+        path: &str,
+    ) -> Option<(String, Span)> {
         let value = table.get(key)?;
         if let DeValue::String(text) = value.get_ref() {
             return Some((text.to_string(), value.span()));
@@ -547,7 +530,7 @@ impl<'t> Reader<'t> {
     }
 
     /// A list of strings; none if there is none or it isn't one.
-    fn list(
+    pub(crate) fn list(
         &mut self,
         table: &DeTable<'_>,
         key: &str,
@@ -582,7 +565,7 @@ impl<'t> Reader<'t> {
 
     /// Names the keys that a table can't have. Returns the ones that were
     /// probably meant, which aren't missing then.
-    fn check_keys(&mut self, table: &DeTable<'_>, place: &str) -> Vec<&'static str> {
+    pub(crate) fn check_keys(&mut self, table: &DeTable<'_>, place: &str) -> Vec<&'static str> {
         let mut meant = Vec::new();
         let allowed: &[&'static str] = KEYS
             .iter()
@@ -619,7 +602,7 @@ impl<'t> Reader<'t> {
         meant
     }
 
-    fn wrong_type(&mut self, path: &str, expected: &str, found: &Value<'_>, help: &str) {
+    pub(crate) fn wrong_type(&mut self, path: &str, expected: &str, found: &Value<'_>, help: &str) {
         let found_type = match found.get_ref() {
             DeValue::String(_) => "a string",
             DeValue::Integer(_) => "a number",
@@ -633,7 +616,7 @@ impl<'t> Reader<'t> {
         self.problem(found.span(), message, help.to_owned());
     }
 
-    fn twice(&mut self, span: Span, what: &str, text: &str) {
+    pub(crate) fn twice(&mut self, span: Span, what: &str, text: &str) {
         let message = format!("{what} {text:?} is given twice");
         self.problem(span, message, "keep one of the two".to_owned());
     }
@@ -642,7 +625,7 @@ impl<'t> Reader<'t> {
         self.problem(span, message, help);
     }
 
-    fn problem(&mut self, span: Span, message: String, help: String) {
+    pub(crate) fn problem(&mut self, span: Span, message: String, help: String) {
         if self.problems.len() < MOST {
             self.problems
                 .push(Problem::new(self.text, span, message, help));
@@ -687,7 +670,7 @@ fn integer(number: &toml::de::DeInteger<'_>) -> Option<i128> {
     i128::from_str_radix(number.as_str(), number.radix()).ok()
 }
 
-fn as_table<'v, 't>(value: &'v Value<'t>) -> Option<&'v DeTable<'t>> {
+pub(crate) fn as_table<'v, 't>(value: &'v Value<'t>) -> Option<&'v DeTable<'t>> {
     match value.get_ref() {
         DeValue::Table(table) => Some(table),
         _ => None,

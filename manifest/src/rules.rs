@@ -6,6 +6,9 @@ use crate::Route;
 /// Paths that the host answers itself, with everything below them.
 pub const RESERVED_PATHS: [&str; 3] = ["/docs", "/openapi.json", "/asyncapi.json"];
 
+/// Behind a service's name: the topic of its dead letters.
+pub(crate) const DEAD_LETTER: &str = ".dead-letter";
+
 /// What is wrong, and what to write instead.
 pub(crate) type Fault = (String, String);
 
@@ -67,6 +70,17 @@ pub(crate) fn check_grant(topic: &str) -> Result<(), Fault> {
             format!("{topic:?} is not a topic that a service may publish to"),
             "topics that begin with \"tidemill.\" are the hosts', those with \"__\" are Kafka's"
                 .to_owned(),
+        ));
+    }
+    if let Some(service) = topic.strip_suffix(DEAD_LETTER)
+        && check_name(service).is_ok()
+    {
+        return Err((
+            format!("{topic:?} is not a topic that a service may publish to"),
+            format!(
+                "it holds the dead letters of the service \"{service}\", and is written by the \
+                 host alone"
+            ),
         ));
     }
     if let Some(service) = changelog_of(topic) {

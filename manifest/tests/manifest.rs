@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tidemill_manifest::{
-    Delivery, Grants, Http, Limits, MAX_SIZE, Manifest, Route, Start, Subscription, embed, embedded,
+    Delivery, Grants, Http, Limits, MAX_SIZE, Manifest, OnExhausted, OutOfRange, Retried, Retry,
+    Route, Start, Subscription, embed, embedded,
 };
 
 const EVERYTHING: &str = r#"
@@ -18,6 +19,15 @@ routes = ["/orders", "api.example.com/v1/orders", "shop.example.com/"]
 
 [[subscribe]]
 topic = "user_topic"
+out-of-range = "stop"
+
+[subscribe.retry]
+attempts = 3
+backoff = "1s"
+max-backoff = "1m"
+jitter = 0
+on = ["retry", "timeout"]
+on-exhausted = "stop"
 
 [[subscribe]]
 topic = "cart_topic"
@@ -65,10 +75,21 @@ fn everything_is_read() {
             Subscription {
                 topic: "user_topic".to_owned(),
                 start: Start::Earliest,
+                out_of_range: OutOfRange::Stop,
+                retry: Retry {
+                    attempts: 3,
+                    backoff: Duration::from_secs(1),
+                    max_backoff: Duration::from_secs(60),
+                    jitter: 0,
+                    on: vec![Retried::Retry, Retried::Timeout],
+                    on_exhausted: OnExhausted::Stop,
+                },
             },
             Subscription {
                 topic: "cart_topic".to_owned(),
                 start: Start::Latest,
+                out_of_range: OutOfRange::Earliest,
+                retry: Retry::default(),
             },
         ],
         grants: Grants {
