@@ -85,6 +85,8 @@ pub enum Status {
     Retrying,
     /// An event keeps failing, or a partition cannot go on: it needs a person.
     Blocked,
+    /// It was told not to consume.
+    Paused,
 }
 
 /// `GET /v1/services/{name}`.
@@ -275,6 +277,187 @@ pub struct Replay {
     pub total: u64,
     /// What stops it, if anything.
     pub trouble: Option<String>,
+}
+
+/// `GET /v1/services/{name}/dead-letters`: events that the service could not
+/// handle, oldest first.
+///
+/// Parameters: `limit` (1 to 1,000; 100 by default), `after` (an id: those behind
+/// it).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeadLetters {
+    /// The topic that they are in.
+    pub topic: String,
+    /// How many there are in all.
+    pub total: u64,
+    /// Some of them.
+    pub letters: Vec<DeadLetter>,
+    /// Whether there are more behind these.
+    pub more: bool,
+}
+
+/// An event that a service could not handle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// Names it: partition and offset in the topic of dead letters, `0@17`.
+    pub id: String,
+    /// The topic that it came from.
+    pub topic: String,
+    /// Its partition there.
+    pub partition: i32,
+    /// Its offset there.
+    pub offset: i64,
+    /// The event's time, in milliseconds since the Unix epoch, if it had one.
+    pub timestamp: Option<i64>,
+    /// When it became a dead letter, in milliseconds since the Unix epoch.
+    pub failed_at: u64,
+    /// What it came to last: `retry`, `reject`, `trap`, `memory`, `timeout` or
+    /// `refused`.
+    pub failure: String,
+    /// Why, as the handler or the host said; 4 KiB at most.
+    pub error: String,
+    /// How often it was run.
+    pub attempts: u32,
+    /// The revision that failed it last.
+    pub revision: String,
+    /// The event's key, if any.
+    pub key: Option<Bytes>,
+    /// Bytes of the event's value; none where it is a tombstone.
+    pub size: Option<u64>,
+}
+
+/// `GET /v1/services/{name}/dead-letters/{id}`: one of them, whole.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeadLetterDetail {
+    /// The line of the list.
+    #[serde(flatten)]
+    pub letter: DeadLetter,
+    /// The event's own headers.
+    pub headers: Vec<(String, Option<Bytes>)>,
+    /// The event's value; none is a tombstone.
+    pub value: Option<Bytes>,
+}
+
+/// `POST /v1/services/{name}/dead-letters/redrive` and `…/drop`: which ones.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SettleRequest {
+    /// These; an error if one of them is not there.
+    #[serde(default)]
+    pub ids: Vec<String>,
+    /// All that there are.
+    #[serde(default)]
+    pub all: bool,
+}
+
+/// What became of dead letters.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Settled {
+    /// How many were sent back, or dropped. A call does at most 10,000.
+    pub settled: u64,
+    /// How many dead letters are left.
+    pub left: u64,
+}
+
+/// `POST /v1/services/{name}/pause` and `…/resume`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Paused {
+    /// The service's name.
+    pub name: String,
+    /// Whether it is paused on this host now.
+    pub paused: bool,
+    /// Whether that is what it was before.
+    pub unchanged: bool,
+}
+
+/// `GET /v1/services/{name}/offsets`: where its group is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Offsets {
+    /// The consumer group.
+    pub group: String,
+    /// All partitions of the topics that it subscribes to.
+    pub partitions: Vec<PartitionOffsets>,
+}
+
+/// Where a group is in a partition.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PartitionOffsets {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The offset of the first record that is left.
+    pub start: i64,
+    /// The offset behind the last record.
+    pub end: i64,
+    /// The offset of the next event, as committed; none before the first commit.
+    pub committed: Option<i64>,
+    /// The host that committed it, by its id.
+    pub owner: Option<String>,
+}
+
+/// `POST /v1/services/{name}/offsets`: where its group shall go on. Nobody may be
+/// in the group: pause the service on every host that runs it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResetRequest {
+    /// Where to.
+    pub to: ResetTo,
+    /// Only partitions of this topic; by default of all that it subscribes to.
+    #[serde(default)]
+    pub topic: Option<String>,
+    /// Only this partition.
+    #[serde(default)]
+    pub partition: Option<i32>,
+    /// Tell what would be done, and do nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Where a group shall go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ResetTo {
+    /// At the first event that is left.
+    Earliest,
+    /// Behind the last event.
+    Latest,
+    /// At this offset.
+    Offset(i64),
+    /// So many events further on, or back.
+    By(i64),
+    /// At the first event of this time or later, in milliseconds since the Unix
+    /// epoch.
+    Time(i64),
+}
+
+/// What a reset of offsets does, or would do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Reset {
+    /// The consumer group.
+    pub group: String,
+    /// Whether it was done.
+    pub done: bool,
+    /// Whether the service has state, which is not changed by it: events that run
+    /// again are counted twice, those passed over are missing from it.
+    pub state: bool,
+    /// The partitions, whether their offsets change or not.
+    pub partitions: Vec<PartitionReset>,
+}
+
+/// What a reset does to a partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionReset {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The offset of the next event before; none if nothing was committed.
+    pub from: Option<i64>,
+    /// The offset of the next event now.
+    pub to: i64,
+    /// Records that are passed over (positive) or run again (negative).
+    pub skipped: i64,
 }
 
 /// `POST /v1/services`: what a deploy did.

@@ -91,6 +91,7 @@ pub(crate) fn status(status: Status) -> String {
         Status::Starting => (FAIR, "starting"),
         Status::Retrying => (FAIR, "retrying"),
         Status::Blocked => (BAD, "blocked"),
+        Status::Paused => (FAIR, "paused"),
     };
     styled(style, word)
 }

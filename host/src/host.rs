@@ -99,7 +99,7 @@ pub struct Host {
     pub cluster: Arc<Cluster>,
     /// Publishes for requests.
     pub publishing: Publishing,
-    shared: Shared,
+    pub(crate) shared: Shared,
     store: Arc<Store>,
     /// What is counted.
     pub metrics: Metrics,
@@ -254,6 +254,9 @@ impl Host {
             Origin::Deploy => Record {
                 digest: checked.digest.clone(),
                 deployed_at: crate::now_ms(),
+                paused: self
+                    .service(&manifest.name)
+                    .is_some_and(|s| *s.paused().borrow()),
             },
             Origin::Kept(record) => record.clone(),
         };
@@ -267,6 +270,7 @@ impl Host {
             size: checked.bytes.len() as u64,
             deployed_at: record.deployed_at,
         });
+        let paused = record.paused;
         let state = State::open(self.store.clone(), &manifest.name)?;
         let empty = state.writing().known_shards().is_empty();
         if new_state && empty || manifest.grants.state && self.cluster.is_embedded() {
@@ -287,6 +291,7 @@ impl Host {
             None => {
                 let metrics = self.metrics.service(&manifest.name);
                 let service = Arc::new(Service::new(revision.clone(), metrics, state));
+                service.pause(paused);
                 services.insert(manifest.name.clone(), service.clone());
                 (service, None)
             }
@@ -370,8 +375,14 @@ impl Host {
         }
         let joined = (manifest.grants.state).then(|| subscribes(manifest));
         let (cluster, service) = (self.cluster.clone(), manifest.name.clone());
+        let dead_letters = (manifest.has_dead_letters()).then(|| manifest.dead_letter_topic());
         let asked = tokio::task::spawn_blocking(move || {
-            let created = cluster.create_missing(&wanted)?;
+            let mut created = cluster.create_missing(&wanted)?;
+            if let Some(topic) = dead_letters
+                && cluster.create_dead_letters(&topic)?
+            {
+                created.push(topic);
+            }
             let mut new = false;
             if let Some(joined) = joined {
                 cluster.check_equal_partitions(&joined)?;
@@ -410,6 +421,40 @@ impl Host {
         if let Some(subscription) = self.changing.lock().await.subscriptions.get(name) {
             subscription.look();
         }
+    }
+
+    /// Has a service consume nothing on this host, or consume again. What runs is
+    /// finished and committed before it returns nothing; events that wait after a
+    /// failure are run again at once. None if there is no such service.
+    pub async fn pause(
+        self: &Arc<Self>,
+        name: &str,
+        paused: bool,
+    ) -> Result<Option<api::Paused>, DeployError> {
+        let changing = self.changing.lock().await;
+        let Some(service) = self.service(name) else {
+            return Ok(None);
+        };
+        let revision = service.current();
+        let record = Record {
+            digest: revision.digest.clone(),
+            deployed_at: revision.deployed_at,
+            paused,
+        };
+        let (host, kept) = (self.clone(), name.to_owned());
+        tokio::task::spawn_blocking(move || host.library.keep_record(&kept, &record)).await??;
+        let unchanged = service.pause(paused) == paused;
+        if !paused {
+            service.hurry();
+        }
+        drop(changing);
+        let done = if paused { "paused" } else { "resumed" };
+        tracing::info!(service = name, "{done}");
+        Ok(Some(api::Paused {
+            name: name.to_owned(),
+            paused,
+            unchanged,
+        }))
     }
 
     /// Stops a service and forgets it. Its state and its group's offsets stay,

@@ -72,9 +72,15 @@ pub enum Failure {
     /// The handler said that it may work later.
     #[error("{0}")]
     Retry(String),
+    /// The same, and when to try again.
+    #[error("{0}")]
+    RetryAfter(String, Duration),
     /// The handler said that it will never work.
     #[error("{0}")]
     Reject(String),
+    /// Kafka will never take what an event asked for.
+    #[error("{0}")]
+    Refused(String),
     /// The guest trapped.
     #[error("the handler trapped: {0}")]
     Trap(String),
@@ -119,8 +125,9 @@ impl Failure {
     /// A short name for metrics, logs and `tidemill invoke`.
     pub fn name(&self) -> &'static str {
         match self {
-            Failure::Retry(_) => "retry",
+            Failure::Retry(_) | Failure::RetryAfter(..) => "retry",
             Failure::Reject(_) => "reject",
+            Failure::Refused(_) => "refused",
             Failure::Trap(_) => "trap",
             Failure::Memory { .. } => "memory",
             Failure::Timeout { .. } => "timeout",
@@ -131,7 +138,7 @@ impl Failure {
         }
     }
 
-    /// All names, for metrics that are registered before they happen.
+    /// What a call comes to, for metrics that are registered before it happens.
     pub const NAMES: [&'static str; 9] = [
         "retry",
         "reject",

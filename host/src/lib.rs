@@ -2,6 +2,7 @@
 //! components. ARCHITECTURE.md says how the parts fit.
 
 pub mod admin;
+pub mod dead_letters;
 pub mod dispatch;
 pub mod effects;
 pub mod events;
@@ -12,6 +13,7 @@ pub mod invocation;
 pub mod kafka;
 pub mod library;
 pub mod metrics;
+pub mod offsets;
 pub mod problem;
 pub mod replay;
 pub mod routes;

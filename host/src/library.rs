@@ -30,6 +30,9 @@ pub struct Record {
     pub digest: String,
     /// Milliseconds since the Unix epoch.
     pub deployed_at: u64,
+    /// Whether the service consumes nothing on this host until it is resumed.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// The data directory cannot be used.
@@ -238,6 +241,11 @@ impl Library {
         if !path.exists() {
             write(&path, component)?;
         }
+        self.keep_record(name, record)
+    }
+
+    /// Keeps something else of a service whose component is kept already.
+    pub fn keep_record(&self, name: &str, record: &Record) -> Result<(), LibraryError> {
         self.write_json(&format!("services/{name}.json"), record)
     }
 
@@ -337,6 +345,7 @@ mod tests {
         Record {
             digest: digest.to_owned(),
             deployed_at: 1,
+            paused: false,
         }
     }
 

@@ -39,6 +39,9 @@ pub struct Metrics {
     committed: IntCounterVec,
     commit_durations: HistogramVec,
     aborted: IntCounterVec,
+    retries: IntCounterVec,
+    dead_letters: IntCounterVec,
+    lost: IntCounterVec,
     responses: IntCounterVec,
     idle: IntGaugeVec,
     lag: IntGaugeVec,
@@ -120,6 +123,21 @@ impl Metrics {
                 "Transactions of consumed events that were aborted, and made again.",
                 &["service"],
             )?,
+            retries: counter(
+                "tidemill_retries_total",
+                "Events that failed and are run again.",
+                &["service"],
+            )?,
+            dead_letters: counter(
+                "tidemill_dead_letters_total",
+                "Events that became dead letters.",
+                &["service"],
+            )?,
+            lost: counter(
+                "tidemill_events_lost_total",
+                "Events that retention removed before they were consumed.",
+                &["service"],
+            )?,
             responses: counter(
                 "tidemill_responses_total",
                 "Responses sent, by class of status.",
@@ -180,6 +198,9 @@ impl Metrics {
             committed: self.committed.with_label_values(&[name]),
             commit_duration: self.commit_durations.with_label_values(&[name]),
             aborted: self.aborted.with_label_values(&[name]),
+            retries: self.retries.with_label_values(&[name]),
+            dead_letters: self.dead_letters.with_label_values(&[name]),
+            lost: self.lost.with_label_values(&[name]),
             latest: Arc::default(),
             responses: ["2xx", "3xx", "4xx", "5xx"]
                 .map(|class| self.responses.with_label_values(&[name, class])),
@@ -251,6 +272,9 @@ pub struct ServiceMetrics {
     committed: IntCounter,
     commit_duration: Histogram,
     aborted: IntCounter,
+    retries: IntCounter,
+    dead_letters: IntCounter,
+    lost: IntCounter,
     latest: Arc<Mutex<VecDeque<Duration>>>,
     responses: [IntCounter; 4],
 }
@@ -288,6 +312,21 @@ impl ServiceMetrics {
             latest.pop_front();
         }
         latest.push_back(took);
+    }
+
+    /// An event failed, and is run again.
+    pub fn retried(&self) {
+        self.retries.inc();
+    }
+
+    /// Events became dead letters.
+    pub fn dead_letters(&self, events: usize) {
+        self.dead_letters.inc_by(events as u64);
+    }
+
+    /// Events were gone before they were consumed.
+    pub fn lost(&self, events: u64) {
+        self.lost.inc_by(events);
     }
 
     /// A transaction was aborted.

@@ -148,14 +148,17 @@ impl Problem {
                 "The service's handler gave an answer that is not a valid response. Nothing was \
                  published.",
             ),
-            Failure::Trap(_) | Failure::Memory { .. } | Failure::Retry(_) | Failure::Reject(_) => {
-                Problem::new(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "handler-failed",
-                    "Internal Server Error",
-                    "The service's handler failed. Nothing was published; the host's log says why.",
-                )
-            }
+            Failure::Trap(_)
+            | Failure::Memory { .. }
+            | Failure::Retry(_)
+            | Failure::RetryAfter(..)
+            | Failure::Reject(_)
+            | Failure::Refused(_) => Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "handler-failed",
+                "Internal Server Error",
+                "The service's handler failed. Nothing was published; the host's log says why.",
+            ),
         }
     }
 

@@ -48,6 +48,7 @@ pub struct Service {
     name: String,
     current: ArcSwap<Revision>,
     swaps: watch::Sender<u64>,
+    paused: watch::Sender<bool>,
     board: Board,
     /// Counters of this service.
     pub metrics: ServiceMetrics,
@@ -62,6 +63,7 @@ impl Service {
             name: revision.manifest.name.clone(),
             current: ArcSwap::new(revision),
             swaps: watch::Sender::new(0),
+            paused: watch::Sender::new(false),
             board: Board::default(),
             metrics,
             state,
@@ -87,7 +89,22 @@ impl Service {
         before
     }
 
-    /// Hears of swaps.
+    /// Has events that wait after a failure run again at once.
+    pub fn hurry(&self) {
+        self.swaps.send_modify(|swaps| *swaps += 1);
+    }
+
+    /// Whether it shall consume nothing on this host. Returns what was said before.
+    pub fn pause(&self, paused: bool) -> bool {
+        self.paused.send_replace(paused)
+    }
+
+    /// Hears whether it shall consume nothing on this host.
+    pub fn paused(&self) -> watch::Receiver<bool> {
+        self.paused.subscribe()
+    }
+
+    /// Hears of swaps, and of hurry.
     pub fn swaps(&self) -> watch::Receiver<u64> {
         self.swaps.subscribe()
     }
@@ -117,6 +134,8 @@ struct Inner {
     missing: Option<String>,
     /// Whether there is simply nothing for this host.
     idle: bool,
+    /// Whether it consumes nothing since it was told so.
+    paused: bool,
 }
 
 struct Note {
@@ -248,6 +267,11 @@ impl Board {
         self.inner.lock().idle = idle;
     }
 
+    /// It consumes nothing, as it was told, or does again.
+    pub fn paused(&self, paused: bool) {
+        self.inner.lock().paused = paused;
+    }
+
     /// All partitions, as they are shown.
     pub fn partitions(&self) -> Vec<Partition> {
         let inner = self.inner.lock();
@@ -272,6 +296,9 @@ impl Board {
             .partitions
             .values()
             .max_by_key(|note| rank(note.status));
+        if inner.paused {
+            return (Status::Paused, None);
+        }
         if let Some(why) = inner.halted.as_ref().or(inner.missing.as_ref()) {
             return (Status::Blocked, Some(why.clone()));
         }
@@ -313,6 +340,7 @@ fn rank(status: Status) -> u8 {
         Status::Starting => 1,
         Status::Retrying => 2,
         Status::Blocked => 3,
+        Status::Paused => 4,
     }
 }
 

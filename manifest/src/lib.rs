@@ -65,6 +65,20 @@ impl Manifest {
         self.group.as_deref().unwrap_or(&self.name)
     }
 
+    /// What becomes of events of a topic that fail.
+    #[must_use]
+    pub fn retry(&self, topic: &str) -> Retry {
+        let known = self.subscribe.iter().find(|one| one.topic == topic);
+        known.map_or_else(Retry::default, |one| one.retry.clone())
+    }
+
+    /// Where events of a topic go on that are not there any more.
+    #[must_use]
+    pub fn out_of_range(&self, topic: &str) -> OutOfRange {
+        let known = self.subscribe.iter().find(|one| one.topic == topic);
+        known.map_or_else(OutOfRange::default, |one| one.out_of_range)
+    }
+
     /// The topic that takes the events that it could not handle.
     #[must_use]
     pub fn dead_letter_topic(&self) -> String {

@@ -3,6 +3,7 @@
 use std::any::{Any, TypeId};
 use std::error::Error;
 use std::pin::Pin;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::de::value::UnitDeserializer;
@@ -88,13 +89,18 @@ impl<T> Event<T> {
 /// stored happens then.
 ///
 /// `?` makes one of any error: a [`Retry`](Self::Retry), but for what the SDK
-/// knows will never work. For your own: [`Failure::retry`], [`Failure::reject`].
+/// knows will never work. For your own: [`Failure::retry`],
+/// [`Failure::retry_after`], [`Failure::reject`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// It may work later: the event is run again, in its place, after a pause
-    /// that grows from 100 ms to 30 s. Events behind it in its partition wait.
+    /// that grows from 100 ms to 30 s, and at most ten times in all (unless
+    /// `[subscribe.retry]` says otherwise). Events behind it in its partition
+    /// wait.
     Retry(String),
-    /// It will never work: the host doesn't try again.
+    /// The same, after a pause that the handler names: an hour at most.
+    RetryAfter(String, Duration),
+    /// It will never work: the event becomes a dead letter at once.
     Reject(String),
 }
 
@@ -102,6 +108,11 @@ impl Failure {
     /// It may work later.
     pub fn retry(why: impl Into<String>) -> Self {
         Self::Retry(why.into())
+    }
+
+    /// It may work after a pause, such as the one that a `retry-after` asks for.
+    pub fn retry_after(why: impl Into<String>, pause: Duration) -> Self {
+        Self::RetryAfter(why.into(), pause)
     }
 
     /// It will never work.
@@ -112,7 +123,7 @@ impl Failure {
     /// Why.
     pub fn reason(&self) -> &str {
         match self {
-            Self::Retry(why) | Self::Reject(why) => why,
+            Self::Retry(why) | Self::RetryAfter(why, _) | Self::Reject(why) => why,
         }
     }
 }

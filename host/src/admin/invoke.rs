@@ -63,7 +63,9 @@ pub(super) async fn run(
         Ok((response, effects)) => ("ok", None, response, effects),
         Err(failure) => {
             let why = match &failure {
-                Failure::Retry(why) | Failure::Reject(why) => why.clone(),
+                Failure::Retry(why) | Failure::RetryAfter(why, _) | Failure::Reject(why) => {
+                    why.clone()
+                }
                 other => other.to_string(),
             };
             (failure.name(), Some(why), None, Effects::default())

@@ -4,6 +4,7 @@
 
 mod guard;
 mod invoke;
+mod operate;
 mod show;
 
 use std::sync::Arc;
@@ -57,6 +58,28 @@ fn router(host: Arc<Host>, access: Arc<Access>) -> Router {
         .route("/v1/services/{name}/state", get(state))
         .route("/v1/services/{name}/state/{table}", get(rows))
         .route("/v1/services/{name}/replay", get(replayed).post(replay))
+        .route(
+            "/v1/services/{name}/dead-letters",
+            get(operate::dead_letters),
+        )
+        .route(
+            "/v1/services/{name}/dead-letters/redrive",
+            post(operate::redrive),
+        )
+        .route(
+            "/v1/services/{name}/dead-letters/drop",
+            post(operate::drop_letters),
+        )
+        .route(
+            "/v1/services/{name}/dead-letters/{id}",
+            get(operate::dead_letter),
+        )
+        .route("/v1/services/{name}/pause", post(operate::pause))
+        .route("/v1/services/{name}/resume", post(operate::resume))
+        .route(
+            "/v1/services/{name}/offsets",
+            get(operate::offsets).post(operate::reset),
+        )
         .route("/metrics", get(metrics))
         .layer(axum::middleware::from_fn_with_state(access, guard::check))
         // Probes carry no token; they tell nothing but whether.
@@ -339,11 +362,7 @@ fn shown(replay: Result<api::Replay, ReplayError>) -> Response {
         Err(error) => error,
     };
     let (status, kind, title) = match &error {
-        ReplayError::Kafka(KafkaError::Unreachable { .. }) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "kafka-unreachable",
-            "Kafka does not answer",
-        ),
+        ReplayError::Kafka(error @ KafkaError::Unreachable { .. }) => return unreachable(error),
         ReplayError::Task(_) => return failed(error.to_string()),
         ReplayError::NoState(_)
         | ReplayError::Embedded
@@ -352,6 +371,15 @@ fn shown(replay: Result<api::Replay, ReplayError>) -> Response {
         | ReplayError::Kafka(_) => (StatusCode::CONFLICT, "replay", "The state is not rebuilt"),
     };
     refuse(status, kind, title, error.to_string())
+}
+
+fn unreachable(error: &KafkaError) -> Response {
+    refuse(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "kafka-unreachable",
+        "Kafka does not answer",
+        error.to_string(),
+    )
 }
 
 fn failed(detail: String) -> Response {

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::group::{Done, Shard, Sum, refuse, sum, tell_committed};
+use super::line::Fate;
 use crate::effects::Message;
 use crate::kafka::{
     Aborted, Batch, Consumer, Outcome, Placed, PublishError, Publisher, Transactor,
@@ -267,7 +268,10 @@ impl Committer {
 
     fn count(&self, group: &[Done], published: usize, started: Instant) {
         let metrics = &self.service.metrics;
-        metrics.published(published);
+        let dead = group.iter().filter(|done| done.fate == Fate::DeadLetter);
+        let dead = dead.count();
+        metrics.published(published - dead.min(published));
+        metrics.dead_letters(dead);
         metrics.committed(group.len(), started.elapsed());
     }
 

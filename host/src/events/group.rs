@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use super::line::Fate;
 use crate::effects::Effects;
 use crate::follower::Held;
 use crate::kafka::Source;
@@ -121,6 +122,8 @@ pub(super) struct Done {
     /// an event that is replayed, where the group is already.
     pub(super) group_offset: i64,
     pub(super) effects: Effects,
+    /// What was made of the event.
+    pub(super) fate: Fate,
 }
 
 impl Done {
@@ -237,6 +240,7 @@ mod tests {
                     rows: BTreeMap::from([(row, value)]),
                     ..Effects::default()
                 },
+                fate: Fate::Ran,
             }
         }
 

@@ -13,16 +13,19 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use tidemill_cli::api::Status;
+use tidemill_manifest::OutOfRange;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::dead_letter;
 use super::group::{Done, Origin, Reply};
-use super::line::{Failed, Line};
-use super::policy;
+use super::line::{Failed, Fate, Line};
+use super::policy::{self, Verdict};
 use crate::dispatch;
+use crate::effects::Effects;
 use crate::invocation::{Event, Failure};
 use crate::kafka::{Cluster, Consumer, Queue, Received, Source};
-use crate::service::Service;
+use crate::service::{Revision, Service};
 use crate::state::{Overlay, View};
 
 /// What a lane is told.
@@ -68,6 +71,9 @@ pub(super) struct Lane {
     /// A partition whose offset does not exist: nothing comes from it by itself.
     astray: Option<Source>,
 }
+
+/// Until something else ends it.
+const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// How long a partition is left alone whose offset does not exist.
 const RECHECK: Duration = Duration::from_secs(10);
@@ -142,13 +148,22 @@ impl Lane {
                 changed = self.ties.orders.changed() => if changed.is_err() { return },
                 () = sleep_until(resting), if resting.is_some() => self.resting_until = None,
                 // A new revision may well be the remedy: try at once.
-                Ok(()) = self.ties.swaps.changed(), if resting.is_some() => self.resting_until = None,
+                Ok(()) = self.ties.swaps.changed() => {
+                    self.resting_until = None;
+                    self.line.forget_failures();
+                }
             }
         }
     }
 
     /// Runs one event.
     async fn handle(&mut self, event: Event) {
+        if self.settled {
+            self.tell_settled(false);
+        }
+        if dead_letter::is_for_another(&event, self.ties.service.name()) {
+            return self.hand_over(event, Effects::default(), Fate::Ran);
+        }
         let view = match &self.ties.origin.shard {
             Some(shard) => View::Shard {
                 tables: shard.held.tables().clone(),
@@ -157,42 +172,41 @@ impl Lane {
             },
             None => View::NotGranted,
         };
-        if self.settled {
-            self.tell_settled(false);
-        }
         let attempt = self.line.attempt(&event);
         let revision = self.ties.service.current();
         match dispatch::event(&self.ties.service, &revision, &event, attempt, view).await {
-            Ok(mut effects) => {
-                let source = (event.topic.clone(), event.partition);
-                let offset = event.offset;
-                let mut group_offset = offset + 1;
-                if let Some(until) = self.ties.quiet_until.get(&source)
-                    && offset < *until
-                {
-                    effects.messages.clear();
-                    group_offset = *until;
-                }
-                let number = self.line.ran(event);
-                if !effects.rows.is_empty() {
-                    self.pending.lock().write(number, &effects.rows);
-                }
-                // Without a committer the lane ends at its next reply.
-                let _ = self.ties.done.send(Done {
-                    origin: self.ties.origin.clone(),
-                    term: self.term,
-                    number,
-                    source,
-                    offset,
-                    group_offset,
-                    effects,
-                });
-            }
-            Err(failure) => {
-                let failed = self.line.failed(event);
-                self.rest(&failed, &failure, revision.short());
-            }
+            Ok(effects) => self.hand_over(event, effects, Fate::Ran),
+            Err(failure) => self.failed(event, &failure, &revision),
         }
+    }
+
+    /// Hands what an event came to to the committer.
+    fn hand_over(&mut self, event: Event, mut effects: Effects, mut fate: Fate) {
+        let source = (event.topic.clone(), event.partition);
+        let offset = event.offset;
+        let mut group_offset = offset + 1;
+        if let Some(until) = self.ties.quiet_until.get(&source)
+            && offset < *until
+        {
+            effects.messages.clear();
+            fate = Fate::Ran;
+            group_offset = *until;
+        }
+        let number = self.line.done(event, fate);
+        if !effects.rows.is_empty() {
+            self.pending.lock().write(number, &effects.rows);
+        }
+        // Without a committer the lane ends at its next reply.
+        let _ = self.ties.done.send(Done {
+            origin: self.ties.origin.clone(),
+            term: self.term,
+            number,
+            source,
+            offset,
+            group_offset,
+            effects,
+            fate,
+        });
     }
 
     fn tell_settled(&mut self, settled: bool) {
@@ -218,24 +232,96 @@ impl Lane {
             Reply::Refused(number, cause) => {
                 self.term += 1;
                 self.pending.lock().take_back(number);
-                if let Some(failed) = self.line.take_back(number) {
-                    let revision = self.ties.service.current();
-                    self.rest(&failed, &Failure::Retry(cause), revision.short());
+                let revision = self.ties.service.current();
+                match self.line.take_back(number) {
+                    Some((event, Fate::Ran)) => {
+                        self.failed(event, &Failure::Refused(cause), &revision);
+                    }
+                    Some((event, Fate::DeadLetter)) => self.not_buried(event, &cause, &revision),
+                    None => {}
                 }
             }
         }
     }
 
-    /// An event has failed: says so, and rests for as long as the policy says.
-    fn rest(&mut self, failed: &Failed, failure: &Failure, revision: &str) {
-        let verdict = policy::verdict(failure, failed.failures, jitter());
-        let why = failure.to_string();
+    /// An event has failed: what becomes of it is the policy's to say.
+    fn failed(&mut self, event: Event, failure: &Failure, revision: &Revision) {
+        let failures = self.line.attempt(&event);
+        let retry = &revision.manifest.retry(&event.topic);
+        match policy::verdict(failure, failures, retry, jitter()) {
+            Verdict::Again(pause) => {
+                self.ties.service.metrics.retried();
+                let failed = self.line.failed(event);
+                self.rest(&failed, failure, Status::Retrying, pause, revision);
+            }
+            Verdict::Wait(pause) => {
+                let failed = self.line.postponed(event);
+                self.rest(&failed, failure, Status::Retrying, pause, revision);
+            }
+            Verdict::DeadLetter => self.bury(event, failure, failures, revision),
+            Verdict::Stop => {
+                let failed = self.line.failed(event);
+                self.rest(&failed, failure, Status::Blocked, FOREVER, revision);
+            }
+        }
+    }
+
+    /// An event becomes a dead letter, and its partition goes on.
+    fn bury(&mut self, event: Event, failure: &Failure, attempts: u32, revision: &Revision) {
         let service = self.ties.service.name();
+        let (topic, partition, offset) = (&*event.topic, event.partition, event.offset);
+        tracing::error!(
+            service,
+            revision = revision.short(),
+            topic,
+            partition,
+            offset,
+            attempts,
+            outcome = failure.name(),
+            "event becomes a dead letter: {failure}"
+        );
+        let verdict = dead_letter::Verdict {
+            service,
+            revision: &revision.digest,
+            failure,
+            attempts,
+            time: crate::now_ms(),
+        };
+        let topic = revision.manifest.dead_letter_topic().into();
+        let letter = dead_letter::of_event(&event, topic, &verdict);
+        let effects = Effects {
+            messages: vec![letter],
+            ..Effects::default()
+        };
+        self.hand_over(event, effects, Fate::DeadLetter);
+    }
+
+    /// A dead letter was refused: its partition stops, and tries again from time
+    /// to time.
+    fn not_buried(&mut self, event: Event, cause: &str, revision: &Revision) {
+        let retry = &revision.manifest.retry(&event.topic);
+        let failed = self.line.failed(event);
+        let pause = policy::pause(failed.failures, retry, jitter());
+        let why = format!("its dead letter cannot be written: {cause}");
+        let failure = Failure::Refused(why);
+        self.rest(&failed, &failure, Status::Blocked, pause, revision);
+    }
+
+    /// Says that an event has failed, and runs nothing for a while.
+    fn rest(
+        &mut self,
+        failed: &Failed,
+        failure: &Failure,
+        status: Status,
+        pause: Duration,
+        revision: &Revision,
+    ) {
+        let service = self.ties.service.name();
+        let revision = revision.short();
         let (topic, partition) = (&*failed.source.0, failed.source.1);
         let (offset, failures) = (failed.offset, failed.failures);
-        let pause = format!("{:.1?}", verdict.pause);
         let outcome = failure.name();
-        if verdict.status == Status::Blocked {
+        if status == Status::Blocked {
             tracing::error!(
                 service,
                 revision,
@@ -244,7 +330,7 @@ impl Lane {
                 offset,
                 failures,
                 outcome,
-                "this event blocks its partition, trying again in {pause}: {why}"
+                "this event stops its partition: {failure}"
             );
         } else {
             tracing::warn!(
@@ -255,12 +341,13 @@ impl Lane {
                 offset,
                 failures,
                 outcome,
-                "event failed, trying again in {pause}: {why}"
+                "event failed, trying again in {pause:.1?}: {failure}"
             );
         }
         let board = self.ties.service.board();
-        board.failed(&failed.source, Some(offset), verdict.status, failures, why);
-        self.resting_until = Some(Instant::now() + verdict.pause);
+        let why = failure.to_string();
+        board.failed(&failed.source, Some(offset), status, failures, why);
+        self.resting_until = Some(Instant::now() + pause);
     }
 
     /// The offset to read at is not there: removed by retention, or the topic
@@ -296,11 +383,25 @@ impl Lane {
         if position > high {
             return Err(format!(
                 "the partition ends at offset {high}, before {position}, up to which it was \
-                 consumed: the topic was made anew. To consume it from its beginning, deploy the \
-                 service under another name"
+                 consumed: the topic was made anew. To consume it from its beginning, pause the \
+                 service and say so with `tidemill offsets`"
             ));
         }
+        let mut go_on = position.max(low);
         if position < low {
+            let revision = self.ties.service.current();
+            let lost = low - position.max(0);
+            match revision.manifest.out_of_range(&source.0) {
+                OutOfRange::Earliest => {}
+                OutOfRange::Latest => go_on = high,
+                OutOfRange::Stop => {
+                    return Err(format!(
+                        "retention has removed {lost} events before they were consumed. To go on, \
+                         pause the service and say where with `tidemill offsets`"
+                    ));
+                }
+            }
+            self.ties.service.metrics.lost(lost.unsigned_abs());
             let service = self.ties.service.name();
             let (topic, partition) = (&*source.0, source.1);
             tracing::error!(
@@ -308,11 +409,12 @@ impl Lane {
                 topic,
                 partition,
                 position,
-                low,
-                "events were removed by retention before they were consumed, going on at the first one left"
+                go_on,
+                lost,
+                "events were removed by retention before they were consumed, going on behind them"
             );
         }
-        let seek = self.ties.consumer.seek(source, position.max(low));
+        let seek = self.ties.consumer.seek(source, go_on);
         seek.map_err(|error| error.to_string())
     }
 }

@@ -14,11 +14,20 @@ use crate::kafka::Source;
 pub(super) struct Line {
     /// To run before anything new is read, in order.
     again: VecDeque<Event>,
-    /// Ran well, waiting for their commit, by number.
-    ran: VecDeque<(u64, Event)>,
+    /// Done with, waiting for their commit, by number.
+    done: VecDeque<(u64, Event, Fate)>,
     next: u64,
     bytes: usize,
     failing: Option<Failing>,
+}
+
+/// What was made of an event that waits for its commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It ran well, or was passed over.
+    Ran,
+    /// It is a dead letter.
+    DeadLetter,
 }
 
 /// The event that failed last, and how often.
@@ -54,17 +63,17 @@ pub(super) const MAX_BYTES: usize = 8 << 20;
 impl Line {
     /// Whether nothing new may be read until something is committed.
     pub(super) fn is_full(&self) -> bool {
-        self.ran.len() >= MAX_EVENTS || self.bytes >= MAX_BYTES
+        self.done.len() >= MAX_EVENTS || self.bytes >= MAX_BYTES
     }
 
-    /// Whether everything that ran is committed.
+    /// Whether everything that is done with is committed.
     pub(super) fn is_settled(&self) -> bool {
-        self.ran.is_empty()
+        self.done.is_empty()
     }
 
     /// Whether there is nothing to commit, nor to run again.
     pub(super) fn is_empty(&self) -> bool {
-        self.ran.is_empty() && self.again.is_empty()
+        self.done.is_empty() && self.again.is_empty()
     }
 
     /// The event to run again next.
@@ -80,13 +89,30 @@ impl Line {
         }
     }
 
-    /// An event ran well. Returns its number.
-    pub(super) fn ran(&mut self, event: Event) -> u64 {
+    /// An event is done with. Returns its number.
+    pub(super) fn done(&mut self, event: Event, fate: Fate) -> u64 {
         let number = self.next;
         self.next += 1;
         self.bytes += event.size();
-        self.ran.push_back((number, event));
+        self.done.push_back((number, event, fate));
         number
+    }
+
+    /// An event could not be run, and that was not its fault: it stays where it
+    /// is.
+    pub(super) fn postponed(&mut self, event: Event) -> Failed {
+        let failed = Failed {
+            source: (event.topic.clone(), event.partition),
+            offset: event.offset,
+            failures: self.attempt(&event) - 1,
+        };
+        self.again.push_front(event);
+        failed
+    }
+
+    /// What failed may go better now: it begins with its first attempt again.
+    pub(super) fn forget_failures(&mut self) {
+        self.failing = None;
     }
 
     /// An event failed: it stays where it is.
@@ -111,8 +137,12 @@ impl Line {
     /// came from, the offset of the next event to commit.
     pub(super) fn committed(&mut self, number: u64) -> Vec<(Source, i64)> {
         let mut positions: Vec<(Source, i64)> = Vec::new();
-        while self.ran.front().is_some_and(|(first, _)| *first <= number) {
-            let Some((_, event)) = self.ran.pop_front() else {
+        while self
+            .done
+            .front()
+            .is_some_and(|(first, ..)| *first <= number)
+        {
+            let Some((_, event, _)) = self.done.pop_front() else {
                 break;
             };
             self.bytes -= event.size();
@@ -136,20 +166,20 @@ impl Line {
     }
 
     /// The effects of `number` cannot be committed: it has failed, and those
-    /// behind it ran on its results. All of them run again. None if it is not
-    /// waiting for a commit.
-    pub(super) fn take_back(&mut self, number: u64) -> Option<Failed> {
+    /// behind it ran on its results. These run again; it is given back. None if it
+    /// is not waiting for a commit.
+    pub(super) fn take_back(&mut self, number: u64) -> Option<(Event, Fate)> {
         let mut failed = None;
-        while self.ran.back().is_some_and(|(last, _)| *last >= number) {
-            let Some((_, event)) = self.ran.pop_back() else {
+        while self.done.back().is_some_and(|(last, ..)| *last >= number) {
+            let Some((_, event, fate)) = self.done.pop_back() else {
                 break;
             };
             self.bytes -= event.size();
-            if let Some(earlier) = failed.replace(event) {
-                self.again.push_front(earlier);
+            if let Some((later, _)) = failed.replace((event, fate)) {
+                self.again.push_front(later);
             }
         }
-        Some(self.failed(failed?))
+        failed
     }
 }
 
@@ -169,15 +199,20 @@ mod tests {
         }
     }
 
+    fn ran(line: &mut Line, event: Event) -> u64 {
+        line.done(event, Fate::Ran)
+    }
+
     fn run(line: &mut Line, offsets: std::ops::Range<i64>) {
         for offset in offsets {
-            line.ran(event(offset));
+            ran(line, event(offset));
         }
     }
 
     /// The offset that failed, and how often.
     fn taken_back(line: &mut Line, number: u64) -> Option<(i64, u32)> {
-        let failed = line.take_back(number)?;
+        let (event, _) = line.take_back(number)?;
+        let failed = line.failed(event);
         Some((failed.offset, failed.failures))
     }
 
@@ -224,13 +259,25 @@ mod tests {
     fn an_event_whose_effects_are_refused_again_and_again_counts_its_failures() {
         let mut line = Line::default();
         for failures in 1..4 {
-            let number = line.ran(event(7));
+            let number = ran(&mut line, event(7));
             assert_eq!(taken_back(&mut line, number), Some((7, failures)));
             assert_eq!(again(&mut line), [7]);
         }
-        let number = line.ran(event(7));
+        let number = ran(&mut line, event(7));
         line.committed(number);
         assert_eq!(line.attempt(&event(7)), 1);
+    }
+
+    #[test]
+    fn a_dead_letter_that_is_taken_back_is_known_as_one() {
+        let mut line = Line::default();
+        line.failed(event(7));
+        let event = line.next_again().unwrap();
+        let number = line.done(event, Fate::DeadLetter);
+        let (event, fate) = line.take_back(number).unwrap();
+        assert_eq!((fate, line.attempt(&event)), (Fate::DeadLetter, 2));
+        line.forget_failures();
+        assert_eq!(line.attempt(&event), 1);
     }
 
     #[test]
@@ -251,7 +298,7 @@ mod tests {
         assert!(!line.is_full());
         let mut large = event(0);
         large.value = Some(vec![0; MAX_BYTES].into());
-        let number = line.ran(large);
+        let number = ran(&mut line, large);
         assert!(line.is_full());
         line.committed(number);
         assert!(!line.is_full() && line.bytes == 0);
@@ -264,9 +311,9 @@ mod tests {
             topic: "u".into(),
             ..event(70)
         };
-        line.ran(event(3));
-        line.ran(other);
-        let number = line.ran(event(4));
+        ran(&mut line, event(3));
+        ran(&mut line, other);
+        let number = ran(&mut line, event(4));
         let positions = line.committed(number);
         assert_eq!(positions, [(("t".into(), 0), 5), (("u".into(), 0), 71)]);
     }
@@ -293,24 +340,25 @@ mod tests {
                         if chance(4) == 0 {
                             line.failed(event);
                         } else {
-                            line.ran(event);
+                            ran(&mut line, event);
                         }
                     }
                     3 if !line.is_settled() => {
-                        let first = line.ran[0].0;
-                        let number = first + chance(line.ran.len() as u64);
-                        let waiting = line.ran.len();
+                        let first = line.done[0].0;
+                        let number = first + chance(line.done.len() as u64);
+                        let waiting = line.done.len();
                         let [(_, position)] = line.committed(number)[..] else {
                             panic!("one partition has one position");
                         };
                         let before = committed.len() as i64;
-                        let count = (waiting - line.ran.len()) as i64;
+                        let count = (waiting - line.done.len()) as i64;
                         committed.extend(before..before + count);
                         assert_eq!(position, committed.last().unwrap() + 1);
                     }
                     4 if !line.is_settled() => {
-                        let first = line.ran[0].0;
-                        line.take_back(first + chance(line.ran.len() as u64));
+                        let first = line.done[0].0;
+                        let number = first + chance(line.done.len() as u64);
+                        taken_back(&mut line, number);
                     }
                     _ => {}
                 }

@@ -14,7 +14,7 @@ use super::group::{Done, Origin, Shard};
 use super::lane::{Lane, Order, Ties};
 use super::ownership::{Ownership, Step, Unit};
 use super::rebuild::Looked;
-use super::subscription::{Changelog, Run, StartError};
+use super::subscription::{Changelog, Run, StartError, turned};
 use crate::follower::Held;
 use crate::kafka::{Change, Cluster, Consumer, Ends, KafkaError, Membered, Source, Trouble};
 use crate::sabotage;
@@ -35,6 +35,8 @@ const IDLE: u32 = 3;
 pub(super) enum End {
     /// It was told to.
     Stopped,
+    /// It was told to consume nothing for a while.
+    Paused,
     /// It cannot go on; another may.
     Again(String),
 }
@@ -139,7 +141,11 @@ impl<'a> Member<'a> {
         self.run.service.name()
     }
 
-    pub(super) async fn run(mut self, stopped: &mut oneshot::Receiver<()>) -> End {
+    pub(super) async fn run(
+        mut self,
+        stopped: &mut oneshot::Receiver<()>,
+        paused: &mut watch::Receiver<bool>,
+    ) -> End {
         // An assignment that is not answered yet: at once, or after a failure
         // again and again. One without partitions wants its answer as well, or
         // the group waits for it, and nothing is read of those that are kept.
@@ -217,6 +223,10 @@ impl<'a> Member<'a> {
                 _ = &mut *stopped => {
                     self.leave(true).await;
                     return End::Stopped;
+                }
+                () = turned(paused, true) => {
+                    self.leave(true).await;
+                    return End::Paused;
                 }
             }
             if let Some(sources) = unanswered.take() {

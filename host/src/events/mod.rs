@@ -7,10 +7,12 @@
 //! one's effects to the service's `committer`. The committer makes a `group` of
 //! all that is done meanwhile durable, in one transaction. What the lane may
 //! commit or must run again is kept by `line`; what a failure means is decided by
-//! `policy`; what is done when topics or changelogs change is in `rebuild`.
-//! `ownership`, `group`, `line` and `policy` are pure.
+//! `policy`; an event that cannot be
+//! handled becomes a `dead_letter`; what is done when topics or changelogs change is in `rebuild`.
+//! `dead_letter`, `group`, `line`, `ownership` and `policy` are pure.
 
 mod committer;
+pub mod dead_letter;
 mod group;
 mod lane;
 mod line;

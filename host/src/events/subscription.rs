@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemill_manifest::{Delivery, Manifest};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::committer::Means;
@@ -121,6 +121,12 @@ impl Subscription {
     }
 }
 
+/// Waits until a service is paused, or is not any more.
+pub(super) async fn turned(paused: &mut watch::Receiver<bool>, to: bool) {
+    // The sender lives as long as the service.
+    let _ = paused.wait_for(|paused| *paused == to).await;
+}
+
 /// The topics of a manifest, in order.
 fn topics(manifest: &Manifest) -> Vec<String> {
     let topics = manifest.subscribe.iter();
@@ -151,27 +157,38 @@ pub(super) struct Run {
 impl Run {
     async fn run(self, mut stopped: oneshot::Receiver<()>) {
         let service = self.service.name();
+        let board = self.service.board();
+        let mut paused = self.service.paused();
         let mut pause = PAUSE;
         loop {
+            if *paused.borrow_and_update() {
+                board.paused(true);
+                tokio::select! {
+                    () = self.wait_paused(&mut paused) => board.paused(false),
+                    _ = &mut stopped => break,
+                }
+            }
             let began = tokio::select! {
                 began = self.begin() => began,
+                () = turned(&mut paused, true) => continue,
                 _ = &mut stopped => break,
             };
             match began {
                 Ok(member) => {
-                    self.service.board().trouble(None);
-                    match member.run(&mut stopped).await {
+                    board.trouble(None);
+                    match member.run(&mut stopped, &mut paused).await {
                         End::Stopped => break,
+                        End::Paused => continue,
                         End::Again(why) => {
                             tracing::warn!(service, "taking up everything anew from Kafka: {why}");
-                            self.service.board().trouble(Some(why));
+                            board.trouble(Some(why));
                             pause = PAUSE;
                         }
                     }
                 }
                 Err(error) => {
                     tracing::warn!(service, %error, "nothing is consumed yet, trying again");
-                    self.service.board().trouble(Some(error.to_string()));
+                    board.trouble(Some(error.to_string()));
                 }
             }
             tokio::select! {
@@ -186,6 +203,20 @@ impl Run {
         }
     }
 
+    /// Waits until the service is resumed. Its state is followed meanwhile.
+    async fn wait_paused(&self, paused: &mut watch::Receiver<bool>) {
+        if self.state {
+            while let Err(error) = self.changelog().await {
+                tracing::debug!(service = self.service.name(), %error, "the state is not followed yet");
+                tokio::select! {
+                    () = tokio::time::sleep(LONGEST) => {}
+                    () = turned(paused, false) => return,
+                }
+            }
+        }
+        turned(paused, false).await;
+    }
+
     /// Begins a membership: what a predecessor left undone is ended first, then
     /// the state is found, then the group is joined.
     async fn begin(&self) -> Result<Member<'_>, StartError> {
@@ -193,6 +224,7 @@ impl Run {
             true => self.changelog().await?,
             false => None,
         };
+        self.dead_letters().await?;
         self.bid_farewell().await?;
         let means = match self.delivery {
             Delivery::ExactlyOnce => {
@@ -208,6 +240,17 @@ impl Run {
             Delivery::AtLeastOnce => Means::AtLeastOnce(self.shared.publisher.clone()),
         };
         Ok(Member::join(self, means, changelog)?)
+    }
+
+    /// Sees to it that there is a topic for dead letters: it is made at the deploy,
+    /// and may be gone since, or the manifest be from before there were any.
+    async fn dead_letters(&self) -> Result<(), StartError> {
+        let manifest = self.service.current().manifest.clone();
+        if manifest.has_dead_letters() {
+            let (cluster, topic) = (self.shared.cluster.clone(), manifest.dead_letter_topic());
+            tokio::task::spawn_blocking(move || cluster.create_dead_letters(&topic)).await??;
+        }
+        Ok(())
     }
 
     /// Takes out of the group what this host was in it before it was killed.

@@ -95,7 +95,9 @@ impl ChangelogReader {
     pub fn read(&self, most: usize, wait: Duration, mut each: impl FnMut(&str, i32, Entry)) {
         self.records.read(most, wait, |topic, partition, read| {
             let entry = match read {
-                Read::Record(offset, key, value) => Entry::Record(offset, key, value),
+                Read::Record(record) => {
+                    Entry::Record(record.offset(), record.key(), record.value())
+                }
                 Read::End(offset) => Entry::End(offset),
                 Read::Failed(
                     RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,

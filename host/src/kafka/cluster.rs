@@ -80,6 +80,22 @@ pub enum KafkaError {
         /// librdkafka's words.
         cause: String,
     },
+    /// A group has members, and its offsets are theirs to commit.
+    #[error(
+        "the consumer group {0:?} has members: offsets can be set while nothing is consumed. \
+         `tidemill pause` on every host that runs the service first"
+    )]
+    GroupInUse(String),
+    /// Records of the past cannot be read, or removed.
+    #[error("{topic}/{partition} cannot be read: {cause}")]
+    Unread {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// librdkafka's words.
+        cause: String,
+    },
     /// A changelog cannot be read.
     #[error("the changelog {topic:?} cannot be read: {cause}")]
     Changelog {

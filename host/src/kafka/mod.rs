@@ -4,7 +4,8 @@
 //! to it that topics exist; `publisher` sends events and waits until they are
 //! acknowledged; `transactions` commits messages and offsets together;
 //! `consumer` is one service's membership in its group, and `farewell` ends one
-//! that was killed; `changelog` reads state.
+//! that was killed; `changelog` reads state, `past` other
+//! records.
 //! Decisions about offsets and failures are made elsewhere (`events`), without
 //! rdkafka.
 
@@ -13,6 +14,7 @@ mod cluster;
 mod consumer;
 mod embedded;
 mod farewell;
+mod past;
 mod properties;
 mod publisher;
 mod raw;

@@ -193,14 +193,84 @@ impl<C: ConsumerContext> Drop for Records<C> {
 }
 
 /// What was read.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Read {
-    /// A record: offset, key, value.
-    Record(i64, Option<Bytes>, Option<Bytes>),
+pub(super) enum Read<'m> {
+    /// A record.
+    Record(Record<'m>),
     /// Everything before this offset has been read: it is the partition's end.
     End(i64),
     /// Reading failed.
     Failed(RDKafkaErrorCode),
+}
+
+/// A record in librdkafka's hands.
+pub(super) struct Record<'m>(&'m bindings::rd_kafka_message_t);
+
+impl Record<'_> {
+    /// The offset.
+    pub(super) fn offset(&self) -> i64 {
+        self.0.offset
+    }
+
+    /// The key, if any.
+    pub(super) fn key(&self) -> Option<Bytes> {
+        // SAFETY: the key is as long as librdkafka says, and lives as long as the
+        // message.
+        unsafe { copy(self.0.key, self.0.key_len) }
+    }
+
+    /// The value, if any.
+    pub(super) fn value(&self) -> Option<Bytes> {
+        // SAFETY: as the key.
+        unsafe { copy(self.0.payload, self.0.len) }
+    }
+
+    /// Milliseconds since the Unix epoch, if the record has a time.
+    pub(super) fn timestamp(&self) -> Option<i64> {
+        let mut kind = bindings::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        // SAFETY: the message lives, and there is room for the answer.
+        let time = unsafe { bindings::rd_kafka_message_timestamp(self.0, &raw mut kind) };
+        (time != -1).then_some(time)
+    }
+
+    /// The headers.
+    pub(super) fn headers(&self) -> Vec<(String, Option<Bytes>)> {
+        let mut headers = ptr::null_mut();
+        // SAFETY: the message lives; the headers are its own.
+        let error = unsafe { bindings::rd_kafka_message_headers(self.0, &raw mut headers) };
+        if error != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return Vec::new();
+        }
+        let header = |index| {
+            let (mut name, mut value, mut length) = (ptr::null(), ptr::null(), 0);
+            // SAFETY: the headers live as long as the message. What is told is
+            // theirs: a name that ends with a zero, and a value of that length.
+            unsafe {
+                let error = bindings::rd_kafka_header_get_all(
+                    headers,
+                    index,
+                    &raw mut name,
+                    &raw mut value,
+                    &raw mut length,
+                );
+                (error == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).then(|| {
+                    let name = CStr::from_ptr(name).to_string_lossy().into_owned();
+                    (name, copy(value, length))
+                })
+            }
+        };
+        (0..).map_while(header).collect()
+    }
+}
+
+/// A copy of bytes that librdkafka has.
+///
+/// # Safety
+/// `data` is null or points to as many bytes.
+unsafe fn copy(data: *const std::ffi::c_void, length: usize) -> Option<Bytes> {
+    // SAFETY: the caller's promise.
+    let bytes =
+        (!data.is_null()).then(|| unsafe { std::slice::from_raw_parts(data.cast(), length) });
+    bytes.map(Bytes::copy_from_slice)
 }
 
 impl<C: ConsumerContext> Records<C> {
@@ -224,7 +294,12 @@ impl<C: ConsumerContext> Records<C> {
 
     /// Waits for a first record and takes up to `most` that are there, each with
     /// its topic and partition.
-    pub(super) fn read(&self, most: usize, wait: Duration, mut each: impl FnMut(&str, i32, Read)) {
+    pub(super) fn read(
+        &self,
+        most: usize,
+        wait: Duration,
+        mut each: impl FnMut(&str, i32, Read<'_>),
+    ) {
         let wait = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
         let mut messages = vec![ptr::null_mut(); most];
         // A batch is waited for until it is full: so the first by itself, and
@@ -234,24 +309,14 @@ impl<C: ConsumerContext> Records<C> {
             found += self.take(&mut messages[1..], 0);
         }
         for &message in &messages[..found] {
-            // SAFETY: librdkafka gave this message to us. Key and value are as
-            // long as it says and live as long as it does; its topic lives as
-            // long as the consumer. It is destroyed once.
+            // SAFETY: librdkafka gave this message to us. Its topic lives as long
+            // as the consumer. It is destroyed once.
             unsafe {
                 let told = &*message;
-                let copy = |data: *const std::ffi::c_void, length: usize| {
-                    let bytes = (!data.is_null())
-                        .then(|| std::slice::from_raw_parts(data.cast::<u8>(), length));
-                    bytes.map(Bytes::copy_from_slice)
-                };
                 if !told.rkt.is_null() {
                     let topic = CStr::from_ptr(bindings::rd_kafka_topic_name(told.rkt));
                     let read = match told.err {
-                        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Read::Record(
-                            told.offset,
-                            copy(told.key, told.key_len),
-                            copy(told.payload, told.len),
-                        ),
+                        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Read::Record(Record(told)),
                         RDKafkaRespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF => Read::End(told.offset),
                         other => Read::Failed(other.into()),
                     };

@@ -94,6 +94,29 @@ impl Cluster {
         Ok(new)
     }
 
+    /// Creates a topic for dead letters, if it is not there: they are kept until
+    /// somebody has looked at them. Returns whether it is new. Blocks, as
+    /// [`Cluster::create_missing`].
+    pub fn create_dead_letters(&self, topic: &str) -> Result<bool, KafkaError> {
+        if self.partitions_of(topic)?.is_some() {
+            return Ok(false);
+        }
+        if let Some(embedded) = self.embedded() {
+            embedded.create_topic(topic, 1)?;
+        } else {
+            let kept = [
+                ("cleanup.policy", "delete"),
+                ("retention.ms", "-1"),
+                ("retention.bytes", "-1"),
+                // As large as any event, and a little larger.
+                ("max.message.bytes", "104857600"),
+            ];
+            self.create(topic, 1, &kept)?;
+        }
+        self.wait_for(topic)?;
+        Ok(true)
+    }
+
     /// The newest generation of a service's changelog and its partitions, if it
     /// has any. Blocks.
     pub fn newest_changelog(&self, service: &str) -> Result<Option<(u32, i32)>, KafkaError> {

@@ -158,6 +158,10 @@ impl Instance {
                 let result = match result {
                     Ok(()) => Ok(((), effects)),
                     Err(events_wit::Failure::Retry(why)) => Err(Failure::Retry(why)),
+                    Err(events_wit::Failure::RetryAfter(later)) => Err(Failure::RetryAfter(
+                        later.reason,
+                        Duration::from_millis(later.after),
+                    )),
                     Err(events_wit::Failure::Reject(why)) => Err(Failure::Reject(why)),
                 };
                 (result, Some(self))

@@ -43,6 +43,10 @@ pub async fn consume(topics: &Topics, event: event::Event) -> Result<(), event::
     };
     topics.handle(event).await.map_err(|failure| match failure {
         Failure::Retry(why) => event::Failure::Retry(why),
+        Failure::RetryAfter(reason, pause) => event::Failure::RetryAfter(event::Later {
+            reason,
+            after: pause.as_millis().try_into().unwrap_or(u64::MAX),
+        }),
         Failure::Reject(why) => event::Failure::Reject(why),
     })
 }
