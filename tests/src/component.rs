@@ -98,6 +98,8 @@ pub struct Manifest {
     pub state: bool,
     /// How its events' effects are made durable; none is the default.
     pub delivery: Option<String>,
+    subscribe: String,
+    retry: BTreeMap<String, String>,
     limits: BTreeMap<String, String>,
     settings: BTreeMap<String, String>,
 }
@@ -113,6 +115,8 @@ impl Manifest {
             publish: Vec::new(),
             state: true,
             delivery: None,
+            subscribe: String::new(),
+            retry: BTreeMap::new(),
             limits: BTreeMap::new(),
             settings: BTreeMap::new(),
         }
@@ -143,6 +147,20 @@ impl Manifest {
     #[must_use]
     pub fn subscribe(mut self, topic: &str) -> Self {
         self.topics.push(topic.to_owned());
+        self
+    }
+
+    /// With a key of `[[subscribe]]` for all its topics, as TOML writes it.
+    #[must_use]
+    pub fn subscription(mut self, key: &str, value: &str) -> Self {
+        let _ = writeln!(self.subscribe, "{key} = {value}");
+        self
+    }
+
+    /// With a key of `[subscribe.retry]` for all its topics, as TOML writes it.
+    #[must_use]
+    pub fn retry(mut self, key: &str, value: &str) -> Self {
+        self.retry.insert(key.to_owned(), value.to_owned());
         self
     }
 
@@ -178,7 +196,11 @@ impl Manifest {
             let _ = writeln!(toml, "{name} = {value:?}");
         }
         for topic in &self.topics {
-            let _ = writeln!(toml, "[[subscribe]]\ntopic = {topic:?}");
+            let _ = writeln!(toml, "[[subscribe]]\ntopic = {topic:?}\n{}", self.subscribe);
+            toml.push_str("[subscribe.retry]\n");
+            for (name, value) in &self.retry {
+                let _ = writeln!(toml, "{name} = {value}");
+            }
         }
         toml
     }

@@ -17,7 +17,7 @@ use crate::wait::{Deadline, unique};
 const STUCK: Duration = Duration::from_secs(60);
 
 /// The service `count` of `tests/guests/count`, on a broker.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Counting {
     /// The service, and its route.
     pub name: String,

@@ -109,6 +109,23 @@ impl Topics {
         }
     }
 
+    /// Removes the records of a partition before an offset, as retention does.
+    ///
+    /// # Panics
+    /// If the broker refuses.
+    pub fn remove_before(&self, topic: &str, partition: i32, offset: i64) {
+        let admin: AdminClient<DefaultClientContext> = self.config().create().unwrap();
+        let mut before = TopicPartitionList::new();
+        before
+            .add_partition_offset(topic, partition, Offset::Offset(offset))
+            .unwrap();
+        let options = AdminOptions::new();
+        let removed = futures_executor::block_on(admin.delete_records(&before, &options)).unwrap();
+        for element in removed.elements() {
+            element.error().unwrap();
+        }
+    }
+
     /// Writes many records to a partition, in order, without a key.
     ///
     /// # Panics

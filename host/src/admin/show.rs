@@ -57,8 +57,13 @@ pub(super) async fn detail(host: &Host, service: &Arc<Service>) -> Detail {
     } else {
         None
     };
+    let partitions = everywhere.unwrap_or(here);
+    let mut summary = summary(service);
+    if summary.status == Status::Paused {
+        summary.lag = partitions.iter().map(|partition| partition.lag).sum();
+    }
     Detail {
-        summary: summary(service),
+        summary,
         deployed_at: revision.deployed_at,
         size: revision.size,
         imports: revision.component.imported().to_vec(),
@@ -69,7 +74,7 @@ pub(super) async fn detail(host: &Host, service: &Arc<Service>) -> Detail {
             tidemill_manifest::Delivery::ExactlyOnce => Delivery::ExactlyOnce,
             tidemill_manifest::Delivery::AtLeastOnce => Delivery::AtLeastOnce,
         },
-        partitions: everywhere.unwrap_or(here),
+        partitions,
         state: manifest.grants.state.then(|| state(host, service)),
         commits: service.metrics.commits(),
         trouble: consumes.then(|| service.board().trouble_now()).flatten(),

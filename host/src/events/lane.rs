@@ -21,10 +21,11 @@ use super::dead_letter;
 use super::group::{Done, Origin, Reply};
 use super::line::{Failed, Fate, Line};
 use super::policy::{self, Verdict};
+use super::subscription::Astray;
 use crate::dispatch;
 use crate::effects::Effects;
 use crate::invocation::{Event, Failure};
-use crate::kafka::{Cluster, Consumer, Queue, Received, Source};
+use crate::kafka::{Cluster, Queue, Received, Source};
 use crate::service::{Revision, Service};
 use crate::state::{Overlay, View};
 
@@ -41,13 +42,14 @@ pub(super) enum Order {
 pub(super) struct Ties {
     pub(super) service: Arc<Service>,
     pub(super) cluster: Arc<Cluster>,
-    pub(super) consumer: Arc<Consumer>,
     pub(super) done: mpsc::UnboundedSender<Done>,
     pub(super) origin: Arc<Origin>,
     pub(super) replies: mpsc::UnboundedReceiver<Reply>,
     pub(super) orders: watch::Receiver<Order>,
     /// Changes when another revision is current.
     pub(super) swaps: watch::Receiver<u64>,
+    /// Hears of partitions that have to be read from another offset.
+    pub(super) astray: Arc<Astray>,
     /// Its partitions.
     pub(super) sources: Vec<Source>,
     /// Events before these offsets are run for their rows alone: what they
@@ -350,30 +352,37 @@ impl Lane {
         self.resting_until = Some(Instant::now() + pause);
     }
 
-    /// The offset to read at is not there: removed by retention, or the topic
-    /// was made anew and is shorter. The first is passed over, loudly; the
+    /// The offset to read at is not there: removed by retention, or the topic was
+    /// made anew and is shorter. Of the first the manifest says what to do; the
     /// second would mix two topics in one state, and needs a person.
     async fn out_of_range(&mut self, source: &Source) {
         let service = self.ties.service.clone();
         let (topic, partition) = (&*source.0, source.1);
         let position = service.board().position(source);
-        let Err(why) = self.find_offset(source, position).await else {
-            return;
+        let (rest, why) = match self.may_go_on(source, position).await {
+            Ok(()) => {
+                self.ties.astray.tell(source.clone());
+                (FOREVER, "its next event is not there any more".to_owned())
+            }
+            Err(why) => (RECHECK, why),
         };
-        let service = service.name();
-        tracing::error!(
-            service,
-            topic,
-            partition,
-            "this partition cannot go on: {why}"
-        );
+        if rest == RECHECK {
+            let service = service.name();
+            tracing::error!(
+                service,
+                topic,
+                partition,
+                "this partition cannot go on: {why}"
+            );
+            self.astray = Some(source.clone());
+        }
         let board = self.ties.service.board();
         board.failed(source, None, Status::Blocked, 0, why);
-        self.resting_until = Some(Instant::now() + RECHECK);
-        self.astray = Some(source.clone());
+        self.resting_until = Some(Instant::now() + rest);
     }
 
-    async fn find_offset(&self, source: &Source, position: i64) -> Result<(), String> {
+    /// Whether a partition may be read from another offset, or why not.
+    async fn may_go_on(&self, source: &Source, position: i64) -> Result<(), String> {
         let (cluster, asked) = (self.ties.cluster.clone(), source.clone());
         let marks =
             tokio::task::spawn_blocking(move || cluster.watermarks(&asked.0, asked.1)).await;
@@ -387,35 +396,15 @@ impl Lane {
                  service and say so with `tidemill offsets`"
             ));
         }
-        let mut go_on = position.max(low);
-        if position < low {
-            let revision = self.ties.service.current();
-            let lost = low - position.max(0);
-            match revision.manifest.out_of_range(&source.0) {
-                OutOfRange::Earliest => {}
-                OutOfRange::Latest => go_on = high,
-                OutOfRange::Stop => {
-                    return Err(format!(
-                        "retention has removed {lost} events before they were consumed. To go on, \
-                         pause the service and say where with `tidemill offsets`"
-                    ));
-                }
-            }
-            self.ties.service.metrics.lost(lost.unsigned_abs());
-            let service = self.ties.service.name();
-            let (topic, partition) = (&*source.0, source.1);
-            tracing::error!(
-                service,
-                topic,
-                partition,
-                position,
-                go_on,
-                lost,
-                "events were removed by retention before they were consumed, going on behind them"
-            );
+        let revision = self.ties.service.current();
+        if position < low && revision.manifest.out_of_range(&source.0) == OutOfRange::Stop {
+            return Err(format!(
+                "retention has removed {} events before they were consumed. To go on, pause the \
+                 service and say where with `tidemill offsets`",
+                low - position
+            ));
         }
-        let seek = self.ties.consumer.seek(source, go_on);
-        seek.map_err(|error| error.to_string())
+        Ok(())
     }
 }
 

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidemill_manifest::Start as Begin;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -14,6 +13,7 @@ use super::group::{Done, Origin, Shard};
 use super::lane::{Lane, Order, Ties};
 use super::ownership::{Ownership, Step, Unit};
 use super::rebuild::Looked;
+use super::starts::Starts;
 use super::subscription::{Changelog, Run, StartError, turned};
 use crate::follower::Held;
 use crate::kafka::{Change, Cluster, Consumer, Ends, KafkaError, Membered, Source, Trouble};
@@ -39,23 +39,6 @@ pub(super) enum End {
     Paused,
     /// It cannot go on; another may.
     Again(String),
-}
-
-/// Where partitions are begun.
-#[derive(Debug, Default)]
-struct Starts {
-    /// Where the group left them.
-    known: BTreeMap<Source, i64>,
-    /// Where the manifest says, for those consumed for the first time.
-    begun: BTreeMap<Source, i64>,
-}
-
-impl Starts {
-    fn positions(&self) -> BTreeMap<Source, i64> {
-        let both = self.known.iter().chain(&self.begun);
-        both.map(|(source, offset)| (source.clone(), *offset))
-            .collect()
-    }
 }
 
 /// A lane at work, seen from outside.
@@ -84,6 +67,8 @@ pub(super) struct Member<'a> {
     lanes: BTreeMap<Unit, Running>,
     /// Where the group was when a partition was assigned.
     starts: BTreeMap<Source, i64>,
+    /// Where partitions are read on whose events are gone.
+    jumped: BTreeMap<Source, i64>,
     /// Partitions that nothing was read of since they were assigned.
     untouched: BTreeMap<Source, i64>,
     catching_up: JoinSet<Option<Ready>>,
@@ -127,6 +112,7 @@ impl<'a> Member<'a> {
             ownership: Ownership::new(&run.topics, run.state),
             lanes: BTreeMap::new(),
             starts: BTreeMap::new(),
+            jumped: BTreeMap::new(),
             untouched: BTreeMap::new(),
             catching_up: JoinSet::new(),
             looking: JoinSet::new(),
@@ -192,6 +178,10 @@ impl<'a> Member<'a> {
                         self.see(looked).await;
                     }
                     continue;
+                }
+                () = self.run.astray.told() => {
+                    self.leave(true).await;
+                    return End::Again("the next event of a partition is not there".to_owned());
                 }
                 () = self.run.look.notified() => {
                     self.look();
@@ -264,11 +254,12 @@ impl<'a> Member<'a> {
     /// is, and not before their state is here.
     async fn assigned(&mut self, sources: &[Source]) -> Result<(), StartError> {
         self.remember();
-        let starts = self.starts(sources.to_vec()).await?;
+        let starts = Starts::find(self.run, &self.consumer, sources.to_vec()).await?;
         let positions = starts.positions();
         // Their queues are taken again when they are read.
         drop(self.consumer.take(&positions)?);
         self.keep(&starts.begun).await?;
+        self.jumped.extend(starts.jumped);
         for (source, position) in positions {
             self.run.service.board().took(source.clone(), position);
             self.starts.insert(source.clone(), position);
@@ -286,35 +277,6 @@ impl<'a> Member<'a> {
         }
         self.say_incomplete();
         Ok(())
-    }
-
-    /// Where to begin each partition: where the group is; else where the manifest
-    /// says. What another host has not finished is waited for.
-    async fn starts(&self, sources: Vec<Source>) -> Result<Starts, StartError> {
-        let manifest = self.run.service.current().manifest.clone();
-        let (consumer, cluster) = (self.consumer.clone(), self.run.shared.cluster.clone());
-        let found = tokio::task::spawn_blocking(move || {
-            let mut starts = Starts {
-                known: consumer.committed(&sources)?,
-                begun: BTreeMap::new(),
-            };
-            for source in sources {
-                if starts.known.contains_key(&source) {
-                    continue;
-                }
-                let (low, high) = cluster.watermarks(&source.0, source.1)?;
-                let subscribed = manifest.subscribe.iter();
-                let mut one = subscribed.filter(|one| *one.topic == *source.0);
-                let begin = one.next().map_or(Begin::Earliest, |one| one.start);
-                let offset = match begin {
-                    Begin::Earliest => low,
-                    Begin::Latest => high,
-                };
-                starts.begun.insert(source, offset);
-            }
-            Ok::<_, StartError>(starts)
-        });
-        found.await?
     }
 
     /// Keeps where partitions were begun, so that "latest" means the time of the
@@ -488,7 +450,7 @@ impl<'a> Member<'a> {
         let lane = Lane::new(Ties {
             service: self.run.service.clone(),
             cluster: self.run.shared.cluster.clone(),
-            consumer: self.consumer.clone(),
+            astray: self.run.astray.clone(),
             done: self.done.clone(),
             origin: origin.clone(),
             replies: replied,
@@ -532,6 +494,7 @@ impl<'a> Member<'a> {
                 tokio::task::spawn_blocking(asked).await??.0
             }
         };
+        let seen = seen.max(self.jumped.get(source).copied().unwrap_or(0));
         Ok((seen, (seen < group).then_some(group)))
     }
 

@@ -4,9 +4,11 @@
 //! then nothing is taken from memory, and the next one begins with what Kafka
 //! has.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tidemill_manifest::{Delivery, Manifest};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -14,7 +16,7 @@ use tokio::task::JoinHandle;
 use super::committer::Means;
 use super::member::{End, Member};
 use crate::follower::Follower;
-use crate::kafka::{Cluster, Found, KafkaError, Publisher, Transactor, changelog};
+use crate::kafka::{Cluster, Found, KafkaError, Publisher, Source, Transactor, changelog};
 use crate::library::Library;
 use crate::service::Service;
 use crate::state::StoreError;
@@ -87,6 +89,7 @@ impl Subscription {
             state: manifest.grants.state,
             delivery,
             look: look.clone(),
+            astray: Arc::default(),
         };
         Subscription {
             topics,
@@ -143,6 +146,35 @@ pub fn delivery(manifest: &Manifest, cluster: &Cluster) -> Delivery {
     }
 }
 
+/// Partitions whose next event is not there: librdkafka does not read them again
+/// before they are assigned again.
+#[derive(Default)]
+pub(super) struct Astray {
+    sources: Mutex<BTreeSet<Source>>,
+    told: Notify,
+}
+
+impl Astray {
+    pub(super) fn tell(&self, source: Source) {
+        self.sources.lock().insert(source);
+        self.told.notify_one();
+    }
+
+    /// Waits until there is one.
+    pub(super) async fn told(&self) {
+        self.told.notified().await;
+    }
+
+    /// Those of which was told, once.
+    pub(super) fn take(&self, assigned: &[Source]) -> BTreeSet<Source> {
+        let mut sources = self.sources.lock();
+        assigned
+            .iter()
+            .filter_map(|source| sources.take(source))
+            .collect()
+    }
+}
+
 /// One subscription at work.
 pub(super) struct Run {
     pub(super) service: Arc<Service>,
@@ -152,6 +184,7 @@ pub(super) struct Run {
     pub(super) state: bool,
     pub(super) delivery: Delivery,
     pub(super) look: Arc<Notify>,
+    pub(super) astray: Arc<Astray>,
 }
 
 impl Run {

@@ -142,9 +142,11 @@ fn an_event_that_fails_is_run_again_in_its_place_until_it_succeeds() {
 }
 
 #[test]
-fn an_event_that_keeps_failing_blocks_only_its_partition_and_is_shown() {
+fn an_event_that_keeps_failing_stops_only_its_partition_if_it_is_to_and_is_shown() {
     let consumer = Consumer::start("blocked", |manifest| {
         manifest
+            .retry("attempts", "2")
+            .retry("on-exhausted", "\"stop\"")
             .limit("time", "\"200ms\"")
             .limit("memory", "\"16 MiB\"")
     });

@@ -10,12 +10,14 @@ mod admin;
 mod broker;
 mod cli;
 mod components;
+mod dead_letters;
 mod deploys;
 mod events;
 mod exactly_once;
 mod harness;
 mod http;
 mod invocations;
+mod offsets;
 mod operating;
 mod seeds;
 

@@ -3,7 +3,8 @@
 //!
 //! Settings: `out` is the topic of the counts; `by` is how much an event counts, 1
 //! if it is not set. `poison`, as `KEY N`, says which count of a key the broker is
-//! to refuse: it is published to the topic `poison-out`, or with 2 MiB.
+//! to refuse: it is published to the topic `poison-out`, or with 2 MiB. Events of
+//! the key `reject` are rejected.
 //!
 //! Requests: a `POST` publishes an event for each line `TOPIC KEY VALUE`; `GET
 //! /NAME` gives all rows, `/NAME/key/KEY` one, `/NAME/total` their number and sum.
@@ -40,6 +41,9 @@ impl Describe for Count {
 impl Events for Count {
     async fn handle(event: Event) -> Result<(), Failure> {
         let key = event.key.unwrap_or_default();
+        if setting("reject") == text(&key) {
+            return Err(Failure::Reject("its key is rejected".to_owned()));
+        }
         count(&key).map_err(Failure::Retry)
     }
 }

@@ -25,7 +25,7 @@ mod bindings {
 }
 
 use bindings::exports::tidemill::service::describe::Guest as Describe;
-use bindings::exports::tidemill::service::events::{Event, Failure, Guest as Events};
+use bindings::exports::tidemill::service::events::{Event, Failure, Guest as Events, Later};
 use bindings::exports::tidemill::service::http::{Guest as Http, Request, Response};
 use bindings::tidemill::service::publisher::{self, Message};
 use bindings::tidemill::service::state::{self, Range};
@@ -146,6 +146,13 @@ impl Events for Misbehave {
         match mode {
             "retry" => return Err(Failure::Retry("asked to be retried".to_owned())),
             "reject" => return Err(Failure::Reject("asked to be rejected".to_owned())),
+            // Asks for a pause, once.
+            "after" if event.attempt == 1 => {
+                return Err(Failure::RetryAfter(Later {
+                    reason: format!("in {rest} ms"),
+                    after: rest.parse().unwrap(),
+                }));
+            }
             // Fails before the attempt that is given.
             "until" if event.attempt < rest.parse().unwrap() => {
                 return Err(Failure::Retry(format!("attempt {}", event.attempt)));

@@ -149,6 +149,8 @@ fn an_effect_that_is_too_large_fails_its_event_and_no_other() {
     let counting = counting.with(|manifest| {
         manifest
             .setting("poison", "key-3 2")
+            .retry("attempts", "3")
+            .retry("on-exhausted", "\"stop\"")
             .limit("event", "\"4 MiB\"")
     });
     only_it_waits(&counting, &mended, "too large");
@@ -165,6 +167,8 @@ fn an_effect_that_is_forbidden_fails_its_event_and_no_other() {
     let counting = counting.with(|manifest| {
         manifest
             .setting("poison", "key-3 2")
+            .retry("attempts", "3")
+            .retry("on-exhausted", "\"stop\"")
             .setting("poison-out", &forbidden)
             .publish(&forbidden)
     });
