@@ -114,6 +114,15 @@ chaos: guests build ## hold exactly-once for long, while hosts and brokers die: 
 	@kafka/kafka fetch
 	@TIDEMILL_CHAOS=long $(CARGO) test --release $(LOCKED) -p tidemill-tests --test all -- exactly_once --nocapture
 
+# make soak SOAK=1200: seconds
+SOAK ?= 1200
+
+.PHONY: soak
+soak: guests build ## hold that nothing leaks under load and faults: 20 minutes and more
+	@kafka/kafka fetch
+	@TIDEMILL_SOAK=$(SOAK) $(CARGO) test --release $(LOCKED) -p tidemill-tests --test all -- soak:: --nocapture
+	@echo "samples and their plot: $(TARGET)/soak.csv, $(TARGET)/soak.svg"
+
 # Each mechanism with a test that has to fail without it.
 SABOTAGED := $(TARGET)/release/tidemill-sabotaged
 SABOTAGE := terms:a_paused_host_commits_nothing \

@@ -20,6 +20,7 @@ mod invocations;
 mod offsets;
 mod operating;
 mod seeds;
+mod soak;
 
 use tidemill_tests::{Component, Host, Manifest, unique};
 
