@@ -25,6 +25,7 @@ pub struct Connection {
     #[arg(
         long,
         value_name = "ADDR",
+        global = true,
         env = "TIDEMILL_ADMIN",
         default_value = "127.0.0.1:8081"
     )]
@@ -33,6 +34,7 @@ pub struct Connection {
     #[arg(
         long,
         value_name = "TOKEN",
+        global = true,
         env = "TIDEMILL_ADMIN_TOKEN",
         hide_env_values = true
     )]

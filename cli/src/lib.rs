@@ -1,19 +1,24 @@
 //! The client side of the `tidemill` command: `new`, `build`, `deploy`,
-//! `services`, `state`, `replay`, `remove`, `invoke`.
+//! `services`, `state`, `replay`, `dead-letters`, `pause`, `resume`, `offsets`,
+//! `remove`, `invoke`.
 //!
 //! The binary is the host's: it flattens [`Command`] beside its own `serve`.
 //! Everything that talks to a host goes through its admin API ([`api`]).
 
 pub mod api;
+mod ask;
 mod client;
 mod commands;
 mod failure;
 mod project;
 mod show;
+mod value;
 
 use std::process::ExitCode;
 
-use commands::{build, deploy, invoke, new, remove, replay, services, state};
+use commands::{
+    build, dead_letters, deploy, invoke, new, offsets, pause, remove, replay, services, state,
+};
 
 pub use client::{Admin, Connection};
 
@@ -32,6 +37,15 @@ pub enum Command {
     State(state::Args),
     /// Build a service's state anew from its topics, while it goes on answering
     Replay(replay::Args),
+    /// Show the events that a service could not handle, send them back, drop them
+    #[command(visible_alias = "dead-letter")]
+    DeadLetters(dead_letters::Args),
+    /// Have a service consume nothing on a host, while it goes on answering
+    Pause(pause::PauseArgs),
+    /// Have a paused service consume again
+    Resume(pause::ResumeArgs),
+    /// Show where a service is in its topics, or set where it goes on
+    Offsets(offsets::Args),
     /// Take a service off a host
     Remove(remove::Args),
     /// Call a handler by hand; what it publishes and writes is shown, not kept
@@ -50,6 +64,10 @@ impl Command {
             Self::Services(args) => services::run(&args),
             Self::State(args) => state::run(&args),
             Self::Replay(args) => replay::run(&args),
+            Self::DeadLetters(args) => dead_letters::run(&args),
+            Self::Pause(args) => pause::pause(&args),
+            Self::Resume(args) => pause::resume(&args),
+            Self::Offsets(args) => offsets::run(&args),
             Self::Remove(args) => remove::run(&args),
             Self::Invoke(args) => invoke::run(args),
         };

@@ -2,8 +2,10 @@
 //! out. Colours are dropped on the way out where they don't belong.
 
 use std::io::{self, Write};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anstyle::{AnsiColor, Color, Style};
+use jiff::Timestamp;
 
 use crate::api::{Bytes, Status};
 
@@ -19,7 +21,7 @@ pub(crate) const WARNING: Style = color(AnsiColor::Yellow).bold();
 pub(crate) const GOOD: Style = color(AnsiColor::Green).bold();
 pub(crate) const FAIR: Style = color(AnsiColor::Yellow);
 const BAD: Style = color(AnsiColor::Red);
-const FINE: Style = color(AnsiColor::Green);
+pub(crate) const FINE: Style = color(AnsiColor::Green);
 
 /// Prints to standard output. A reader that has seen enough (`| head`) is fine.
 pub(crate) fn print(text: &str) -> io::Result<()> {
@@ -139,29 +141,38 @@ fn three(value: f64, unit: &str) -> String {
 
 /// Milliseconds since the epoch as a UTC date and time.
 pub(crate) fn time(millis: u64) -> String {
-    let seconds = millis / 1_000;
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Civil date from days since the epoch, by eras of 400 years that begin in
-    // March, so that the leap day is the last of its year.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC",
-        second / 3_600,
-        second / 60 % 60,
-        second % 60
-    )
+    i64::try_from(millis)
+        .ok()
+        .and_then(|millis| Timestamp::from_millisecond(millis).ok())
+        .map_or_else(
+            || format!("{millis} ms after 1970"),
+            |time| time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+        )
+}
+
+/// How long ago a time is, in the largest unit that it fills.
+pub(crate) fn age(millis: u64, now: SystemTime) -> String {
+    let then = UNIX_EPOCH + Duration::from_millis(millis);
+    // Clocks differ: what is of the future is of now.
+    let seconds = now.duration_since(then).unwrap_or_default().as_secs();
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min", seconds / 60),
+        3_600..86_400 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// How many characters a line of the terminal has; none where standard output is
+/// no terminal.
+pub(crate) fn width() -> Option<usize> {
+    terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0))
+}
+
+/// `1 dead letter`, `2 dead letters`.
+pub(crate) fn several(number: u64, one: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {one}{plural}", count(number))
 }
 
 /// Bytes on one line, marked where they are no text.
@@ -234,7 +245,7 @@ pub(crate) fn fields(fields: &[(&str, String)]) -> String {
     text
 }
 
-fn visible(text: &str) -> usize {
+pub(crate) fn visible(text: &str) -> usize {
     anstream::adapter::strip_str(text)
         .to_string()
         .chars()
@@ -271,6 +282,21 @@ mod tests {
         assert_eq!(time(1_795_501_800_000), "2026-11-24 06:30:00 UTC");
         assert_eq!(time(4_107_542_399_999), "2100-02-28 23:59:59 UTC");
         assert_eq!(time(4_107_542_400_000), "2100-03-01 00:00:00 UTC");
+    }
+
+    #[test]
+    fn an_age_is_in_one_unit() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
+        for (ago, shown) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min"),
+            (7_200, "2 h"),
+            (86_400 * 3, "3 d"),
+        ] {
+            assert_eq!(age((1_000_000 - ago) * 1_000, now), shown);
+        }
+        assert_eq!(age(1_000_001_000, now), "0 s");
     }
 
     #[test]

@@ -64,7 +64,7 @@ impl<'t> Reader<'t> {
             } else if is_own_dead_letters(root, &topic) {
                 let message = format!("{topic:?} holds this service's own dead letters");
                 let help = "an event that fails would come back for ever: consume them in another \
-                            service, or send them back with `tidemill dead-letters redrive`";
+                            service, or send them back with `tidemill dead-letters NAME redrive`";
                 self.problem(span, message, help.to_owned());
             } else if subscriptions.iter().any(|known| known.topic == topic) {
                 self.twice(span, "topic", &topic);

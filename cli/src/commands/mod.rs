@@ -1,9 +1,12 @@
 //! One module a command: its arguments, what it does, what it prints.
 
 pub(crate) mod build;
+pub(crate) mod dead_letters;
 pub(crate) mod deploy;
 pub(crate) mod invoke;
 pub(crate) mod new;
+pub(crate) mod offsets;
+pub(crate) mod pause;
 pub(crate) mod remove;
 pub(crate) mod replay;
 pub(crate) mod services;

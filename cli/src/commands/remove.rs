@@ -1,12 +1,12 @@
 //! `tidemill remove`: takes a service off a host.
 
-use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use ureq::http::Method;
 
 use crate::api::Removed;
+use crate::ask::{Unasked, agreed};
 use crate::client::{Body, Client, Connection, service_path};
 use crate::show::{self, GOOD};
 
@@ -36,7 +36,8 @@ pub struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let path = service_path(&args.name)?;
-    if !args.yes && std::io::stdin().is_terminal() && !confirmed(args)? {
+    let question = format!("Remove {} from {}?", args.name, args.connection.admin);
+    if !agreed(args.yes, &question, Unasked::Done)? {
         anstream::eprintln!("Nothing was removed.");
         return Ok(ExitCode::FAILURE);
     }
@@ -53,16 +54,4 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         ))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn confirmed(args: &Args) -> Result<bool> {
-    anstream::eprint!(
-        "Remove {} from {}? [y/N] ",
-        args.name,
-        args.connection.admin
-    );
-    std::io::stderr().flush()?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    Ok(["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str()))
 }

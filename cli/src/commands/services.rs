@@ -19,7 +19,7 @@ Examples:
 
 Status: running; starting (waiting for the broker to assign partitions);
 retrying (an event failed and is tried again); blocked (an event keeps failing,
-or a partition cannot go on: it needs a person).
+or a partition cannot go on: it needs a person); paused (`tidemill resume` ends it).
 Requests, events and failures are counted since the host started.";
 
 /// What `tidemill services` takes.

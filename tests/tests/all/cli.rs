@@ -1,5 +1,7 @@
 //! The command line, as a person uses it.
 
+mod operating;
+
 use std::process::Command;
 
 use serde_json::Value;
@@ -96,7 +98,19 @@ fn without_a_host_the_command_says_how_to_start_one() {
 #[test]
 fn every_command_explains_itself() {
     for command in [
-        "serve", "new", "build", "deploy", "services", "remove", "invoke",
+        "serve",
+        "new",
+        "build",
+        "deploy",
+        "services",
+        "state",
+        "replay",
+        "dead-letters",
+        "pause",
+        "resume",
+        "offsets",
+        "remove",
+        "invoke",
     ] {
         let (worked, output, error) = run(Command::new(tidemill()).args([command, "--help"]));
         assert!(worked, "{error}");
