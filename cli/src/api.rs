@@ -83,7 +83,7 @@ pub enum Status {
     Starting,
     /// An event failed and is being tried again.
     Retrying,
-    /// An event keeps failing, or a partition cannot go on: it needs a person.
+    /// A partition has stopped and needs a person.
     Blocked,
     /// It was told not to consume.
     Paused,

@@ -366,6 +366,73 @@ fn a_deploy_sends_the_component_with_its_manifest() {
     std::fs::remove_dir_all(&dir).expect("removed");
 }
 
+fn dead_letters(total: u64) -> String {
+    format!(r#"{{"topic":"order.dead-letter","total":{total},"letters":[],"more":false}}"#)
+}
+
+#[test]
+fn all_dead_letters_are_those_that_there_were() {
+    // Those that are sent back fail again, so that there is always one more.
+    let (there_are, settled) = (dead_letters(20_000), r#"{"settled":10000,"left":10000}"#);
+    let (address, asked) = hosts(&[
+        ("200 OK", JSON, &there_are),
+        ("200 OK", JSON, settled),
+        ("200 OK", JSON, settled),
+    ]);
+    let output = tidemill(&[
+        "dead-letters",
+        "order",
+        "redrive",
+        "--all",
+        "--admin",
+        &address,
+    ]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let said = stdout(&output);
+    assert!(said.contains("Sent back 20,000 dead letters"), "{said}");
+    let asked = asked.join().expect("requests");
+    let line = "POST /v1/services/order/dead-letters/redrive HTTP/1.1\r\n";
+    assert_eq!(asked.matches(line).count(), 2, "{asked}");
+    assert!(asked.ends_with(r#"{"ids":[],"all":true}"#), "{asked}");
+}
+
+#[test]
+fn a_drop_that_nobody_agrees_to_is_not_done() {
+    let (address, asked) = host("200 OK", JSON, &dead_letters(2));
+    let output = tidemill(&[
+        "dead-letters",
+        "order",
+        "drop",
+        "--all",
+        "--admin",
+        &address,
+    ]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("pass --yes"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(asked.join().expect("a request").starts_with("GET "));
+}
+
+#[test]
+fn a_reset_of_what_is_not_paused_is_not_begun() {
+    let plan = r#"{"group":"order","done":false,"state":false,"partitions":[]}"#;
+    let running = r#"{"name":"order","revision":"ab","description":"","routes":[],
+        "subscribes":["t"],"status":"running","lag":0,"requests":0,"events":0,"failures":0,
+        "deployed_at":0,"size":0,"imports":[],"exports":[],"manifest":"","group":"order",
+        "delivery":"exactly-once","partitions":[],"state":null,"commits":null,"trouble":null}"#;
+    let (address, asked) = hosts(&[("200 OK", JSON, plan), ("200 OK", JSON, running)]);
+    let output = tidemill(&["offsets", "order", "--reset", "-5", "--admin", &address]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(said.contains("`tidemill pause order` first"), "{said}");
+    let asked = asked.join().expect("requests");
+    let body = r#"{"to":{"by":-5},"topic":null,"partition":null,"dry_run":true}"#;
+    assert!(asked.contains(body), "{asked}");
+}
+
 #[test]
 fn a_usage_error_is_exit_code_2() {
     for arguments in [
@@ -374,6 +441,19 @@ fn a_usage_error_is_exit_code_2() {
         &["state", "order", "--prefix", "a"],
         &["state", "order", "counts", "--limit", "1001"],
         &["replay", "order", "--watch", "--partial"],
+        &["dead-letters", "order", "redrive"],
+        &["dead-letters", "order", "drop", "0@1", "--all"],
+        &[
+            "dead-letters",
+            "order",
+            "show",
+            "0@1",
+            "--raw",
+            "--as",
+            "hex",
+        ],
+        &["offsets", "order", "--dry-run"],
+        &["offsets", "order", "--reset", "yesterday"],
         &["nothing"],
     ] {
         assert_eq!(tidemill(arguments).status.code(), Some(2), "{arguments:?}");

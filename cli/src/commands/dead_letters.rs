@@ -249,11 +249,13 @@ mod tests {
         assert_eq!(
             show::plain(&table(&letters, Some(80), now())),
             "ID     FROM             KEY     FAILURE  ATTEMPTS  AGE  ERROR\n\
-             0@17   user_topic/2@41  7       reject          1  1 h  no id at all, and a lo…\n\
+             0@17   user_topic/2@41  7       reject          1  1 h  no id at all, and a lon…\n\
              0@118  user_topic/2@41  (none)  retry          10  1 h  \u{fffd}[2J\n"
         );
-        for line in show::plain(&table(&letters, Some(90), now())).lines() {
-            assert!(line.chars().count() <= 90, "{line}");
+        for width in [80, 90, 140] {
+            for line in show::plain(&table(&letters, Some(width), now())).lines() {
+                assert!(line.chars().count() <= width, "{line}");
+            }
         }
         let whole = show::plain(&table(&letters, None, now()));
         assert!(whole.contains("no id at all, and a long reason for it\n"));

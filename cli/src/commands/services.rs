@@ -18,8 +18,8 @@ Examples:
   tidemill services --json | jq '.services[] | select(.status != \"running\")'
 
 Status: running; starting (waiting for the broker to assign partitions);
-retrying (an event failed and is tried again); blocked (an event keeps failing,
-or a partition cannot go on: it needs a person); paused (`tidemill resume` ends it).
+retrying (an event failed and is tried again); blocked (a partition has stopped:
+it needs a person); paused (`tidemill resume` ends that).
 Requests, events and failures are counted since the host started.";
 
 /// What `tidemill services` takes.
