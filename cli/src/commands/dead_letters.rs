@@ -132,8 +132,8 @@ fn table(letters: &[DeadLetter], width: Option<usize>, now: SystemTime) -> Strin
         ("AGE", Align::Right),
         ("ERROR", Align::Left),
     ];
-    // A UUID is 36 characters.
-    let key = width.map_or(usize::MAX, |width| (width / 6).clamp(10, 36));
+    // A UUID is 36 characters, and whole where there is room for it.
+    let key = width.map_or(usize::MAX, |width| width.saturating_sub(84).clamp(13, 36));
     let mut rows: Vec<Vec<String>> = letters
         .iter()
         .map(|letter| {

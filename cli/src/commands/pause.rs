@@ -105,7 +105,7 @@ fn told(paused: &Paused, host: &str) -> String {
         (true, true) => format!("{name} was paused already, on {host}.\n"),
         (false, true) => format!("{name} was not paused, on {host}.\n"),
         (true, false) => format!(
-            "{} {name} on {host}: it consumes nothing there, and answers requests.\n  \
+            "{} {name} on {host}: it consumes nothing, and answers requests.\n  \
                others  hosts that run it go on, and take over its partitions\n  \
                go on   tidemill resume {plain}\n",
             show::styled(GOOD, "Paused")
@@ -133,7 +133,7 @@ mod tests {
         };
         assert_eq!(
             told(true, false),
-            "Paused order on 127.0.0.1:8081: it consumes nothing there, and answers requests.\n  \
+            "Paused order on 127.0.0.1:8081: it consumes nothing, and answers requests.\n  \
                others  hosts that run it go on, and take over its partitions\n  \
                go on   tidemill resume order\n"
         );

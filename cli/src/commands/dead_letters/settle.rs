@@ -50,7 +50,7 @@ pub(super) const REDRIVE: Way = Way {
     question: "Send back",
     doing: "Sending back",
     done: "Sent back",
-    end: "to where they came from; only this service takes them",
+    end: ", for it alone",
     unasked: Unasked::Done,
 };
 
@@ -59,7 +59,7 @@ pub(super) const DROP: Way = Way {
     question: "Drop for good",
     doing: "Dropping",
     done: "Dropped",
-    end: "for good",
+    end: " for good",
     unasked: Unasked::Refused,
 };
 
@@ -181,7 +181,7 @@ fn told(way: Way, name: &str, done: &Settled) -> String {
         left => format!("{} left", show::count(left)),
     };
     format!(
-        "{} {} of {name} {}. {left}.\n",
+        "{} {} of {name}{}. {left}.\n",
         show::styled(GOOD, way.done),
         show::several(done.settled, "dead letter"),
         way.end
@@ -198,8 +198,7 @@ mod tests {
             |way, settled, left| show::plain(&told(way, "order", &Settled { settled, left }));
         assert_eq!(
             told(REDRIVE, 1, 1_234),
-            "Sent back 1 dead letter of order to where they came from; only this service takes \
-             them. 1,234 left.\n"
+            "Sent back 1 dead letter of order, for it alone. 1,234 left.\n"
         );
         assert_eq!(
             told(DROP, 25_000, 0),
