@@ -204,10 +204,12 @@ pub async fn settle(
         let messages = messages(service, &topic, &letters, settle)?;
         means.commit(messages, settled).await?;
         settled += letters.len() as u64;
-        next = &next[letters.len().min(next.len())..];
-        if letters.is_empty() {
+        // By id: one that is not there any more must not shift those behind it,
+        // or they would be sent back twice.
+        let Some((last, ..)) = letters.last() else {
             break;
-        }
+        };
+        next = &next[next.partition_point(|id| id <= last)..];
     }
     tracing::info!(
         service = service.name(),
