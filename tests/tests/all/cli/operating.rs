@@ -147,9 +147,8 @@ fn a_paused_service_consumes_nothing_and_answers_until_it_is_resumed() {
 #[test]
 fn an_event_that_stops_its_partition_is_passed_over_by_an_offset() {
     let name = unique("poison");
-    let manifest = Manifest::new(&name);
-    let policy = "[subscribe.retry]\nattempts = 1\non-exhausted = \"stop\"\n";
-    let component = Component::misbehave(&manifest).with(&(manifest.toml() + policy));
+    let manifest = Manifest::new(&name).retry("on-exhausted", "\"stop\"");
+    let component = Component::misbehave(&manifest);
     let kafka = Kafka::shared();
     let topics = kafka.topics();
     topics.create(&name, 1);
@@ -203,8 +202,7 @@ fn dead_letters_of_a_real_kafka_are_sent_back_to_a_revision_that_takes_them() {
     let kafka = Kafka::shared();
     kafka.topics().create(&name, 1);
     let manifest = Manifest::new(&name);
-    let policy = "[subscribe.retry]\non = []\n";
-    let broken = Component::misbehave(&manifest).with(&(manifest.toml() + policy));
+    let broken = Component::misbehave(&manifest.clone().retry("on", "[]"));
     let host = Host::builder().kafka(kafka).deploy([broken]).ready();
     let unless = ["unless 1", "unless 2", "fine", "unless 3"];
     kafka.topics().write_all(&name, 0, &unless);
