@@ -13,6 +13,7 @@ use crate::invocation::{Event, Failure, Request, Response};
 use crate::metrics::Kind;
 use crate::service::{Revision, Service};
 use crate::state::View;
+use crate::trace;
 
 /// How long a request waits for a free slot before it is turned away.
 const QUEUE: Duration = Duration::from_secs(1);
@@ -61,7 +62,9 @@ async fn run_request(
         false => View::NotGranted,
     };
     let instance = revision.component.instance().await?;
-    let (ran, instance) = instance
+    let within = request.trace.as_ref();
+    let mut span = trace::Invocation::of_request(within, revision, instance.calls() == 0);
+    let (mut ran, instance) = instance
         .request(request, view, limits.time, limits.response)
         .await;
     if let Some(instance) = instance {
@@ -69,8 +72,14 @@ async fn run_request(
     }
     if missed.load(Ordering::Acquire) {
         // Whatever it made of it: it did not have what it needs.
-        return Err(Failure::Restoring(service.state.progress()));
+        ran = Err(Failure::Restoring(service.state.progress()));
     }
+    if let Ok((response, _)) = &ran
+        && response.status.is_server_error()
+    {
+        span.fail(response.status);
+    }
+    span.end(&mut ran);
     ran
 }
 
@@ -85,8 +94,10 @@ pub async fn event(
     view: View,
 ) -> Result<Effects, Failure> {
     let started = Instant::now();
-    let ran = run_event(revision, event, attempt, view).await;
+    let span = trace::Process::begin(revision, event, attempt);
+    let mut ran = run_event(revision, event, attempt, view, &span).await;
     service.metrics.ran(Kind::Event, &ran, started.elapsed());
+    span.end(&mut ran);
     ran
 }
 
@@ -95,12 +106,15 @@ async fn run_event(
     event: &Event,
     attempt: u32,
     view: View,
+    span: &trace::Process,
 ) -> Result<Effects, Failure> {
     let limits = &revision.manifest.limits;
     // The semaphore is never closed.
     let _permit = revision.permits.acquire().await;
     let instance = revision.component.instance().await?;
-    let (ran, instance) = instance.event(event, attempt, view, limits.time).await;
+    let span = span.invocation(revision, event, instance.calls() == 0);
+    let (mut ran, instance) = instance.event(event, attempt, view, limits.time).await;
+    span.end(&mut ran);
     if let Some(instance) = instance {
         revision.component.give_back(instance);
     }

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use crate::trace::Trail;
+
 /// An event to publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
@@ -45,7 +47,7 @@ pub(crate) fn record_size(
 pub type RowKey = (String, Bytes);
 
 /// What one invocation asked for.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Effects {
     /// Events to publish, in the order in which they were published.
     pub messages: Vec<Message>,
@@ -53,6 +55,8 @@ pub struct Effects {
     pub rows: BTreeMap<RowKey, Option<Bytes>>,
     /// How often the handler asked for something, written over or not.
     pub count: usize,
+    /// In which trace it asked.
+    pub trail: Trail,
 }
 
 impl Effects {

@@ -23,6 +23,8 @@ pub struct Request {
     pub headers: Vec<(String, Vec<u8>)>,
     /// The whole body.
     pub body: Vec<u8>,
+    /// The span that it is in, if there are spans.
+    pub trace: Option<crate::trace::Context>,
 }
 
 /// A response of an HTTP handler, checked: the status is 200 to 599, the

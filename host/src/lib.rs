@@ -22,6 +22,7 @@ mod sabotage;
 pub mod serve;
 pub mod service;
 pub mod state;
+pub mod trace;
 
 /// Milliseconds since the Unix epoch.
 pub(crate) fn now_ms() -> u64 {

@@ -17,6 +17,7 @@ use prometheus::{
 use tidemill_cli::api::Commits;
 
 use crate::invocation::Failure;
+use crate::trace::Counts;
 
 /// How many commits are remembered, for their times.
 const LATEST: usize = 1_000;
@@ -53,6 +54,8 @@ pub struct Metrics {
     kafka_up: IntGauge,
     /// Open connections of the public listener.
     pub connections: IntGauge,
+    /// Spans on their way to a collector.
+    pub spans: Counts,
 }
 
 const SECONDS: [f64; 14] = [
@@ -79,6 +82,11 @@ impl Metrics {
             let gauge = IntGauge::new(name, help)?;
             registry.register(Box::new(gauge.clone()))?;
             Ok::<_, prometheus::Error>(gauge)
+        };
+        let total = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
         };
         let seconds = |name: &str, help: &str, labels: &[&str]| {
             let opts = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
@@ -179,6 +187,16 @@ impl Metrics {
                 "tidemill_connections",
                 "Open connections of the public listener.",
             )?,
+            spans: Counts {
+                exported: total(
+                    "tidemill_spans_exported_total",
+                    "Spans that the collector took.",
+                )?,
+                lost: total(
+                    "tidemill_spans_lost_total",
+                    "Spans that the collector did not take, or not fast enough.",
+                )?,
+            },
             registry,
         })
     }

@@ -120,8 +120,17 @@ fn longest<'a, T>(prefixes: &'a HashMap<String, T>, path: &str) -> Option<&'a T>
     }
 }
 
+/// The route of a service by which it answers a path, on a host name.
+pub(crate) fn route<'a>(manifest: &'a Manifest, host: &str, path: &str) -> Option<&'a Route> {
+    let mut table = Table::default();
+    for route in manifest.http.iter().flat_map(|http| &http.routes) {
+        table.insert(route, route);
+    }
+    table.find(host, path).copied()
+}
+
 /// The host name without its port; an IPv6 address keeps its brackets.
-fn host_name(authority: &str) -> &str {
+pub(crate) fn host_name(authority: &str) -> &str {
     let end = match authority.rfind(']') {
         Some(bracket) => bracket + 1,
         None => authority.find(':').unwrap_or(authority.len()),

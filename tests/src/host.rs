@@ -21,6 +21,7 @@ pub struct Builder {
     kafka: Option<String>,
     deploy: Vec<Component>,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     folder: Option<Folder>,
 }
 
@@ -51,6 +52,15 @@ impl Builder {
     pub fn arguments(mut self, arguments: &[&str]) -> Self {
         self.arguments
             .extend(arguments.iter().map(|&argument| argument.to_owned()));
+        self
+    }
+
+    /// With further variables in its environment.
+    #[must_use]
+    pub fn environment(mut self, variables: &[(&str, &str)]) -> Self {
+        let variables = variables.iter();
+        self.environment
+            .extend(variables.map(|&(name, value)| (name.to_owned(), value.to_owned())));
         self
     }
 
@@ -113,10 +123,12 @@ impl Builder {
             fs::write(&file, &component.0).unwrap();
             deploy.push(format!("--deploy={}", file.display()));
         }
-        let process = spawn(&folder, arguments.iter().chain(&deploy));
+        let environment = self.environment;
+        let process = spawn(&folder, arguments.iter().chain(&deploy), &environment);
         Host {
             process,
             arguments,
+            environment,
             http: Client::at("127.0.0.1:1"),
             admin: Client::at("127.0.0.1:1"),
             broker: String::new(),
@@ -125,16 +137,22 @@ impl Builder {
     }
 }
 
-fn spawn<'a>(folder: &Folder, arguments: impl Iterator<Item = &'a String>) -> Process {
+fn spawn<'a>(
+    folder: &Folder,
+    arguments: impl Iterator<Item = &'a String>,
+    environment: &[(String, String)],
+) -> Process {
     let _ = fs::remove_file(folder.path().join("data/addresses.json"));
     let mut command = Command::new(tidemill());
     command.args(arguments).current_dir(folder.path());
     // Nothing of the environment is to have a say in a test.
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("TIDEMILL_") {
+        let text = name.to_string_lossy();
+        if text.starts_with("TIDEMILL_") || text.starts_with("OTEL_") {
             command.env_remove(name);
         }
     }
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     Process::start("tidemill serve", command, &folder.path().join("host.log"))
 }
 
@@ -145,6 +163,7 @@ pub struct Host {
     // First, so that it has ended when its folder is deleted.
     process: Process,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     http: Client,
     admin: Client,
     broker: String,
@@ -299,7 +318,7 @@ impl Host {
     /// ended.
     pub fn restart(&mut self) {
         assert!(self.process.ended().is_some(), "it still runs");
-        self.process = spawn(&self.folder, self.arguments.iter());
+        self.process = spawn(&self.folder, self.arguments.iter(), &self.environment);
         self.listen();
     }
 

@@ -15,6 +15,7 @@
 )]
 
 mod access;
+mod collector;
 mod component;
 mod counting;
 mod fleet;
@@ -29,6 +30,7 @@ mod topics;
 mod transaction;
 mod wait;
 
+pub use collector::{Answers, Collector, Span};
 pub use component::{Component, Manifest, seed};
 pub use counting::{Counting, in_order};
 pub use fleet::{Dice, Fleet};

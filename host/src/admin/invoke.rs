@@ -100,6 +100,7 @@ fn to_request(request: api::Request) -> Result<Request, String> {
             .map(|(name, value)| (name.to_ascii_lowercase(), value.into_bytes()))
             .collect(),
         body: body.unwrap_or_default(),
+        trace: None,
     })
 }
 

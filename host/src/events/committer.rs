@@ -26,6 +26,7 @@ use crate::sabotage;
 use crate::service::Service;
 use crate::state::rows::{POSITION, record_key};
 use crate::state::{Commit, Position};
+use crate::trace;
 
 /// A group has at most this many events …
 const MAX_EVENTS: usize = 20_000;
@@ -131,8 +132,10 @@ impl Committer {
                 rows,
                 offsets: Some((membership, sum.offsets.clone(), self.note())),
             };
+            let span = self.span(&part);
             match transactor.commit(batch).await {
                 Outcome::Committed(placed) => {
+                    span.committed(part.iter_mut().map(|done| &mut done.effects), &placed);
                     let ends = placed.get(first_position..).unwrap_or_default();
                     self.keep(sum, &position_rows, ends).await;
                     self.count(&part, published, started);
@@ -141,6 +144,7 @@ impl Committer {
                 }
                 Outcome::Aborted(aborted) => {
                     self.service.metrics.aborted();
+                    span.failed("aborted", aborted.cause.as_deref().unwrap_or_default());
                     let why = self.why(&aborted, &owners);
                     if !why.is_empty() {
                         part = refuse(part, &why);
@@ -161,10 +165,19 @@ impl Committer {
                         return Err(Broken { cause, in_doubt });
                     }
                 }
-                Outcome::Ended { cause, in_doubt } => return Err(Broken { cause, in_doubt }),
+                Outcome::Ended { cause, in_doubt } => {
+                    span.failed("ended", &cause);
+                    return Err(Broken { cause, in_doubt });
+                }
             }
         }
         Ok(())
+    }
+
+    /// The span of a commit of these.
+    fn span(&self, group: &[Done]) -> trace::Commit {
+        let effects = group.iter().map(|done| &done.effects);
+        trace::Commit::begin(&self.service, effects)
     }
 
     /// Which events of a group were refused, by place, and why.
@@ -280,6 +293,7 @@ impl Committer {
         let started = Instant::now();
         self.retain_current(&mut group);
         let (messages, owners) = messages(&group);
+        let span = self.span(&group);
         let refused = self.send(publisher, &group, &messages, &owners).await;
         group = refuse(group, &refused);
         // Partitions may have been lost while the broker was waited for.
@@ -313,6 +327,7 @@ impl Committer {
         if let Err(error) = self.consumer.commit(&offsets, &self.note(), false) {
             tracing::debug!(service = self.service.name(), %error, "offsets were not committed");
         }
+        span.committed(group.iter_mut().map(|done| &mut done.effects), &[]);
         self.count(&group, messages.len() - refused.len(), started);
         tell_committed(&group);
     }

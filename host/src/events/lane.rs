@@ -28,6 +28,7 @@ use crate::invocation::{Event, Failure};
 use crate::kafka::{Cluster, Queue, Received, Source};
 use crate::service::{Revision, Service};
 use crate::state::{Overlay, View};
+use crate::trace;
 
 /// What a lane is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,6 +195,7 @@ impl Lane {
             fate = Fate::Ran;
             group_offset = *until;
         }
+        trace::publish(&mut effects, &event.headers);
         let number = self.line.done(event, fate);
         if !effects.rows.is_empty() {
             self.pending.lock().write(number, &effects.rows);
@@ -272,9 +274,11 @@ impl Lane {
     fn bury(&mut self, event: Event, failure: &Failure, attempts: u32, revision: &Revision) {
         let service = self.ties.service.name();
         let (topic, partition, offset) = (&*event.topic, event.partition, event.offset);
+        let trace_id = trace::trace_id(&event.headers).map(tracing::field::display);
         tracing::error!(
             service,
             revision = revision.short(),
+            trace_id,
             topic,
             partition,
             offset,
@@ -323,10 +327,12 @@ impl Lane {
         let (topic, partition) = (&*failed.source.0, failed.source.1);
         let (offset, failures) = (failed.offset, failed.failures);
         let outcome = failure.name();
+        let trace_id = failed.trace_id.map(tracing::field::display);
         if status == Status::Blocked {
             tracing::error!(
                 service,
                 revision,
+                trace_id,
                 topic,
                 partition,
                 offset,
@@ -338,6 +344,7 @@ impl Lane {
             tracing::warn!(
                 service,
                 revision,
+                trace_id,
                 topic,
                 partition,
                 offset,

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use crate::invocation::Event;
 use crate::kafka::Source;
+use crate::trace::{TraceId, trace_id};
 
 /// The events of one lane that are under way.
 #[derive(Debug, Default)]
@@ -53,6 +54,8 @@ pub(super) struct Failed {
     pub(super) source: Source,
     pub(super) offset: i64,
     pub(super) failures: u32,
+    /// The trace that it came with.
+    pub(super) trace_id: Option<TraceId>,
 }
 
 /// A lane holds no more than this many events that are not committed.
@@ -105,6 +108,7 @@ impl Line {
             source: (event.topic.clone(), event.partition),
             offset: event.offset,
             failures: self.attempt(&event) - 1,
+            trace_id: trace_id(&event.headers),
         };
         self.again.push_front(event);
         failed
@@ -128,6 +132,7 @@ impl Line {
             source: (event.topic.clone(), event.partition),
             offset: event.offset,
             failures,
+            trace_id: trace_id(&event.headers),
         };
         self.again.push_front(event);
         failed

@@ -21,6 +21,7 @@ use crate::problem::Problem;
 use crate::runtime::is_hop_by_hop;
 use crate::service::{Revision, Service};
 use crate::state::NotReached;
+use crate::trace::{self, Server, TraceId};
 
 /// The HTTP version of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,13 +49,17 @@ pub(super) async fn answer(
 ) -> Result<Answer, Infallible> {
     let (parts, body) = request.into_parts();
     let has_body = !body.is_end_stream();
-    let answered = try_answer(&host, &parts, body, version).await;
-    Ok(answered.unwrap_or_else(|problem| refuse(&problem, &parts, has_body)))
+    let mut span = Server::begin(&parts);
+    let answered = try_answer(&host, &parts, body, version, &mut span).await;
+    let answer = answered.unwrap_or_else(|problem| refuse(&problem, &parts, has_body, &mut span));
+    span.end(answer.status());
+    Ok(answer)
 }
 
 /// Turns a request down. A client error is found before the whole body is read,
 /// and what is left of it is in the way of the connection's next request.
-fn refuse(problem: &Problem, parts: &Parts, has_body: bool) -> Answer {
+fn refuse(problem: &Problem, parts: &Parts, has_body: bool, span: &mut Server) -> Answer {
+    span.fail(problem.kind, problem.status);
     let mut response = problem.response(&parts.headers);
     if has_body && problem.status.is_client_error() && parts.version < http::Version::HTTP_2 {
         let headers = response.headers_mut();
@@ -68,6 +73,7 @@ async fn try_answer(
     parts: &Parts,
     body: Incoming,
     version: Version,
+    span: &mut Server,
 ) -> Result<Answer, Problem> {
     let path = parts.uri.path();
     if let Some(page) = docs::page(host, &parts.method, path)? {
@@ -81,8 +87,9 @@ async fn try_answer(
     let service = found.ok_or_else(|| Problem::no_route(path))?;
     let revision = service.current();
     let has_body = !body.is_end_stream();
-    let answered = serve(host, &service, &revision, parts, body, authority).await;
-    let mut response = answered.unwrap_or_else(|problem| refuse(&problem, parts, has_body));
+    span.routed(parts, authority, &revision);
+    let answered = serve(host, &service, &revision, parts, body, authority, span).await;
+    let mut response = answered.unwrap_or_else(|problem| refuse(&problem, parts, has_body, span));
     service.metrics.responded(response.status());
     if let Ok(revision) = HeaderValue::from_str(revision.short()) {
         response.headers_mut().insert(REVISION, revision);
@@ -97,6 +104,7 @@ async fn serve(
     parts: &Parts,
     body: Incoming,
     authority: &str,
+    span: &Server,
 ) -> Result<Answer, Problem> {
     let body = read(body, revision.manifest.limits.request).await?;
     reach(service, revision, &parts.headers).await?;
@@ -107,10 +115,13 @@ async fn serve(
         authority: authority.to_owned(),
         headers: end_to_end(&parts.headers),
         body,
+        trace: span.context(),
     };
     match dispatch::request(service, revision, request).await {
-        Ok((response, effects)) => {
-            let position = commit(host, service, revision, effects).await?;
+        Ok((response, mut effects)) => {
+            trace::publish(&mut effects, &parts.headers);
+            let trace_id = || span.trace_id(&parts.headers);
+            let position = commit(host, service, revision, effects, trace_id).await?;
             let mut answer = respond(response, parts.method == Method::HEAD);
             if let Some(position) = position {
                 answer.headers_mut().insert(POSITION, position);
@@ -118,7 +129,8 @@ async fn serve(
             Ok(answer)
         }
         Err(failure) => {
-            log_failure(service, revision, parts, &failure);
+            let trace_id = span.trace_id(&parts.headers);
+            log_failure(service, revision, parts, &failure, trace_id);
             Err(Problem::of_failure(&failure))
         }
     }
@@ -218,8 +230,13 @@ async fn commit(
     service: &Service,
     revision: &Revision,
     effects: Effects,
+    trace_id: impl FnOnce() -> Option<TraceId>,
 ) -> Result<Option<HeaderValue>, Problem> {
-    let messages = effects.messages;
+    let Effects {
+        messages,
+        mut trail,
+        ..
+    } = effects;
     if messages.is_empty() {
         return Ok(None);
     }
@@ -230,6 +247,7 @@ async fn commit(
     match host.publishing.publish(messages).await {
         Ok(placed) => {
             service.metrics.published(placed.len());
+            trail.published(&placed);
             let mut positions = Positions::new();
             for (topic, placed) in topics.iter().zip(placed) {
                 let offset = match placed.offset {
@@ -246,7 +264,9 @@ async fn commit(
         }
         Err(error) => {
             let problem = Problem::of_publishing(&error);
-            tracing::warn!(service = service.name(), revision = revision.short(), outcome = problem.kind, %error, "a request's events were not published");
+            trail.failed(problem.kind, &error.to_string());
+            let trace_id = trace_id().map(tracing::field::display);
+            tracing::warn!(service = service.name(), revision = revision.short(), trace_id, outcome = problem.kind, %error, "a request's events were not published");
             Err(problem)
         }
     }
@@ -273,7 +293,13 @@ fn respond(response: Response, head: bool) -> Answer {
     answer
 }
 
-fn log_failure(service: &Service, revision: &Revision, parts: &Parts, failure: &Failure) {
+fn log_failure(
+    service: &Service,
+    revision: &Revision,
+    parts: &Parts,
+    failure: &Failure,
+    trace_id: Option<TraceId>,
+) {
     // The follower says so itself, and not for each request.
     if matches!(failure, Failure::Restoring(_)) {
         return;
@@ -281,9 +307,11 @@ fn log_failure(service: &Service, revision: &Revision, parts: &Parts, failure: &
     let (service, revision) = (service.name(), revision.short());
     let (method, path) = (parts.method.as_str(), parts.uri.path());
     let outcome = failure.name();
+    let trace_id = trace_id.map(tracing::field::display);
     tracing::error!(
         service,
         revision,
+        trace_id,
         method,
         path,
         outcome,

@@ -25,6 +25,7 @@ use crate::library::{Library, LibraryError};
 use crate::metrics::Metrics;
 use crate::runtime::{LoadError, Runtime};
 use crate::state::{Store, StoreError};
+use crate::trace::{self, TraceError};
 
 /// Why a host did not start, or ended before it was told to.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +47,8 @@ pub(crate) enum ServeError {
     Host(#[from] HostError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Trace(#[from] TraceError),
     #[error("metrics cannot be counted: {0}")]
     Metrics(#[from] prometheus::Error),
     #[error("{0:?} cannot be read: {1}")]
@@ -101,9 +104,14 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         tracing::warn!(%error, "the limit of open files was not raised");
     }
     let stop = stop_signals()?;
+    let tracing = trace::Settings::of_environment()?;
+    let metrics = Metrics::new()?;
     let public = bind(&config.http).await?;
     let admin = bind(&config.admin).await?;
     let library = Library::open(&config.data_dir)?;
+    if let Some(tracing) = &tracing {
+        trace::start(tracing, &library.host_id()?, metrics.spans.clone())?;
+    }
     let brokers = config.kafka.clone();
     let cluster = Cluster::connect(&brokers, config.properties.clone(), config.topics)?;
     let cluster = Arc::new(cluster);
@@ -118,7 +126,6 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         kafka: cluster.servers().to_owned(),
     };
     let url = format!("http://{}", addresses.http);
-    let metrics = Metrics::new()?;
     library.keep_addresses(&addresses.named())?;
     let host = Arc::new(Host::new(
         runtime, library, cluster, &id, store, metrics, url,
@@ -164,6 +171,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
             config.grace
         ),
     }
+    trace::stop().await;
     tracing::info!("stopped");
     ended
 }

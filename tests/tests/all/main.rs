@@ -21,6 +21,7 @@ mod offsets;
 mod operating;
 mod seeds;
 mod soak;
+mod tracing;
 
 use tidemill_tests::{Component, Host, Manifest, unique};
 
