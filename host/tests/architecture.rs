@@ -181,6 +181,11 @@ fn fjall_is_named_in_state_alone() {
 }
 
 #[test]
+fn opentelemetry_is_named_in_trace_alone() {
+    assert_eq!(others_that_name("opentelemetry", &["trace/"]), NONE);
+}
+
+#[test]
 fn connections_are_served_by_the_listeners_alone() {
     let others: Vec<String> = host()
         .into_iter()
