@@ -20,7 +20,9 @@ const OTHER: &str = "_OTHER";
 #[derive(Debug)]
 pub(crate) struct Server {
     span: Span,
+    /// Whether it is said already what went wrong.
     failed: bool,
+    answered: bool,
 }
 
 impl Server {
@@ -33,8 +35,11 @@ impl Server {
             }
             None => Span::default(),
         };
-        let failed = false;
-        let mut server = Server { span, failed };
+        let mut server = Server {
+            span,
+            failed: false,
+            answered: false,
+        };
         if server.span.is_recorded() {
             server.describe(parts);
         }
@@ -109,6 +114,15 @@ impl Server {
         self.span.set(attribute::HTTP_RESPONSE_STATUS_CODE, code);
         if status.is_server_error() && !self.failed {
             self.span.fail(status.as_str(), "");
+        }
+        self.answered = true;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.span.fail("cancelled", "its client is gone");
         }
     }
 }
