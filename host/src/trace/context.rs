@@ -63,13 +63,23 @@ impl Context {
         self.0.trace_id()
     }
 
-    fn parent(&self) -> String {
-        format!(
-            "00-{}-{}-{:02x}",
-            self.0.trace_id(),
-            self.0.span_id(),
-            self.0.trace_flags()
-        )
+    /// Written digit by digit: each event that is published has one.
+    fn parent(&self) -> Bytes {
+        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        write_hex(&mut text[3..35], &self.0.trace_id().to_bytes());
+        write_hex(&mut text[36..52], &self.0.span_id().to_bytes());
+        write_hex(&mut text[53..], &[self.0.trace_flags().to_u8()]);
+        Bytes::copy_from_slice(&text)
+    }
+}
+
+fn write_hex(text: &mut [u8], bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (two, byte) in text.chunks_exact_mut(2).zip(bytes) {
+        two.copy_from_slice(&[
+            DIGITS[usize::from(byte >> 4)],
+            DIGITS[usize::from(byte & 15)],
+        ]);
     }
 }
 
@@ -125,7 +135,7 @@ pub(super) struct Passed {
 impl Passed {
     /// From a place in a trace, with the baggage that came along.
     pub(super) fn of(context: &Context, came_with: &impl Fields) -> Passed {
-        let mut fields = vec![(PARENT, context.parent().into())];
+        let mut fields = vec![(PARENT, context.parent())];
         let state = context.0.trace_state().header();
         if !state.is_empty() {
             fields.push((STATE, state.into()));
@@ -175,7 +185,7 @@ mod tests {
         assert_eq!(context.parent(), parent);
         // Flags that nobody knows yet are not passed on.
         let context = incoming(&format!("00-{TRACE}-b7ad6b7169203331-fe")).unwrap();
-        assert!(context.parent().ends_with("-00"));
+        assert!(context.parent().ends_with(b"-00"));
         // A later version is read as far as it is known.
         for more in ["", "-what-comes"] {
             let later = format!("cc-{TRACE}-b7ad6b7169203331-01{more}");
