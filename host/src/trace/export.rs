@@ -172,7 +172,7 @@ impl Batches {
             tokio::select! {
                 came = self.ended.recv_many(&mut batch, room) => if came == 0 { break },
                 () = wait_until(until), if until.is_some() => break,
-                _ = self.closed.changed(), if !closing => {}
+                Ok(()) = self.closed.changed(), if !closing => {}
             }
             until = until.or_else(|| Some(Instant::now() + self.delay));
         }

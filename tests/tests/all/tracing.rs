@@ -1,6 +1,8 @@
 //! Traces: what a collector hears of requests and events, and what it may not
 //! disturb.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use tidemill_tests::{
@@ -255,6 +257,23 @@ fn a_call_that_fails_is_an_error_in_its_spans_and_the_log_names_its_trace() {
     let reply = host.http().get("/nothing/here");
     assert_eq!(reply.status, 404);
     assert!(!collector.one("GET").failed);
+}
+
+#[test]
+fn a_request_whose_client_leaves_is_cancelled_in_its_span() {
+    let collector = Collector::start(Answers::Ok);
+    let name = unique("leaves");
+    let host = traced(&collector)
+        .deploy([Component::misbehave(&Manifest::new(&name))])
+        .ready();
+    let mut client = TcpStream::connect(host.http().address()).unwrap();
+    let request = format!("GET /{name}/sleep?ms=4000 HTTP/1.1\r\nhost: h\r\n\r\n");
+    client.write_all(request.as_bytes()).unwrap();
+    drop(client);
+    let span = collector.one(&format!("GET /{name}"));
+    assert!(span.failed);
+    assert_eq!(span.get("error.type"), "cancelled");
+    assert_eq!(span.get("http.response.status_code"), "");
 }
 
 #[test]
