@@ -228,6 +228,7 @@ async fn cluster_id(
         ask(cluster).await?;
         return Ok(Some(EMBEDDED.to_owned()));
     }
+    let mut said = false;
     loop {
         match ask(cluster).await {
             Ok(id) => {
@@ -239,7 +240,11 @@ async fn cluster_id(
                     tracing::warn!(%error, "serving what is here meanwhile");
                     return Ok(Some(id));
                 }
-                None => tracing::warn!(%error, "waiting for it, since this host has never seen it"),
+                None if !said => {
+                    tracing::warn!(%error, "waiting for it, since this host has never seen it");
+                    said = true;
+                }
+                None => tracing::debug!(%error, "still waiting"),
             },
         }
         tokio::select! {

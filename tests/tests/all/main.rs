@@ -19,6 +19,7 @@ mod http;
 mod invocations;
 mod offsets;
 mod operating;
+mod secured;
 mod seeds;
 mod soak;
 
