@@ -132,9 +132,8 @@ impl Secured {
     ///
     /// # Panics
     /// If the broker refuses.
-    pub fn add_user(&self, user: &str, password: &str) {
-        let credentials =
-            format!("SCRAM-SHA-256=[password={password}],SCRAM-SHA-512=[password={password}]");
+    pub fn add_user(&self, user: &str, mechanism: &str, password: &str) {
+        let credentials = format!("{mechanism}=[password={password}]");
         let jars = kafka_dist().join("libs/*");
         let (added, told, error) = run(Command::new("java")
             .args(["-XX:TieredStopAtLevel=1", "-cp"])

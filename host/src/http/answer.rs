@@ -49,7 +49,12 @@ pub(super) async fn answer(
     let (parts, body) = request.into_parts();
     let has_body = !body.is_end_stream();
     let answered = try_answer(&host, &parts, body, version).await;
-    Ok(answered.unwrap_or_else(|problem| refuse(&problem, &parts, has_body)))
+    let mut answer = answered.unwrap_or_else(|problem| refuse(&problem, &parts, has_body));
+    if host.is_ending() && version == Version::Http1 {
+        let headers = answer.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(answer)
 }
 
 /// Turns a request down. A client error is found before the whole body is read,

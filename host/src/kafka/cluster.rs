@@ -242,6 +242,17 @@ impl Cluster {
         self.health.is_up()
     }
 
+    /// Waits until the cluster has not answered for a while.
+    pub async fn gone(&self) {
+        const PERIOD: Duration = Duration::from_millis(100);
+        const PERIODS: u32 = 20;
+        let mut down = 0;
+        while down < PERIODS {
+            tokio::time::sleep(PERIOD).await;
+            down = if self.is_up() { 0 } else { down + 1 };
+        }
+    }
+
     /// What is wrong with the cluster; none if it answers.
     pub fn trouble(&self) -> Option<String> {
         match (self.is_up(), self.health.denial()) {

@@ -6,6 +6,7 @@
     reason = "a test fails by panicking, and shows the answer that it got"
 )]
 
+mod access;
 mod admin;
 mod broker;
 mod cli;
@@ -21,6 +22,7 @@ mod offsets;
 mod operating;
 mod secured;
 mod seeds;
+mod shutdown;
 mod soak;
 
 use tidemill_tests::{Component, Host, Manifest, unique};

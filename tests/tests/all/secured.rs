@@ -1,7 +1,6 @@
 //! A Kafka that asks who one is: TLS, SASL, and what happens when it says no.
 
 use std::fs;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use tidemill_tests::{
@@ -66,8 +65,8 @@ fn everything_works_with_plain() {
 fn everything_works_with_scram() {
     let secured = Secured::shared();
     let user = unique("scram");
-    secured.add_user(&user, "scram-secret");
     for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
+        secured.add_user(&user, mechanism, "scram-secret");
         let scram = [
             ("sasl.mechanisms", mechanism),
             ("sasl.username", &user),
@@ -151,6 +150,138 @@ fn a_token_comes_from_a_file_that_others_write() {
         log if log.contains("Kafka answers") => Ok(()),
         log => Err(log),
     });
+}
+
+#[test]
+fn a_wrong_password_is_told_once_and_mends_itself_when_the_broker_learns_it() {
+    let secured = Secured::shared();
+    let user = unique("changed");
+    secured.add_user(&user, "SCRAM-SHA-256", "first-secret");
+    let scram = [
+        ("sasl.mechanisms", "SCRAM-SHA-256"),
+        ("sasl.username", &*user),
+        ("sasl.password", "first-secret"),
+    ];
+    let counting = Counting::on(&secured.kafka, "changed", 1);
+    let target = format!("/{}", counting.name);
+    let lines = format!("{} a 1\n", counting.input);
+    let mut host = secured
+        .host(Door::Sasl, &scram)
+        .deploy([counting.component()])
+        .ready();
+    let _ = host.http().post(&target, &lines).expect(200);
+    counting.wait_until(&host, 1);
+    assert_eq!(host.terminate().code(), Some(0));
+
+    // From here on the host has another password than the broker.
+    let config = host.folder().path().join("config.toml");
+    let other = fs::read_to_string(&config).unwrap();
+    fs::write(&config, other.replace("first-secret", "second-secret")).unwrap();
+    host.restart();
+    let ready = eventually("the host says what is wrong", || match not_ready(&host) {
+        Ok(why) if why.contains("sasl.password") => Ok(why),
+        other => Err(other),
+    });
+    eventually("reads are answered from what is here", || {
+        let reply = host.http().get(&format!("{target}/key/a"));
+        if reply.status == 200 {
+            Ok(())
+        } else {
+            Err(reply)
+        }
+    });
+    let began = Instant::now();
+    let reply = host.http().post(&target, &lines);
+    reply.problem(503);
+    assert!(!reply.header("retry-after").is_empty(), "{reply:?}");
+    assert!(began.elapsed() < Duration::from_secs(20), "bounded in time");
+    let (ok, services, error) = host.cli(&["services"]);
+    assert!(ok && services.contains(&counting.name), "{services}{error}");
+    let refused = host.try_deploy(&Counting::on(&secured.kafka, "late", 1).component());
+    refused.problem(503);
+    let metrics = host.admin().get("/metrics").expect(200);
+
+    secured.add_user(&user, "SCRAM-SHA-256", "second-secret");
+    host.ready();
+    // What was answered with 503 may have been published all the same.
+    let before = counting.written();
+    let _ = host.http().post(&target, &lines).expect(200);
+    counting.wait_until(&host, before + 1);
+    let log = host.log();
+    assert_eq!(log.matches("no connection to Kafka").count(), 1, "{log}");
+    for secret in ["first-secret", "second-secret"] {
+        for text in [&log, &ready, metrics.text(), reply.text(), refused.text()] {
+            assert!(!text.contains(secret), "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_host_that_the_broker_has_never_let_in_says_so_and_serves_when_it_does() {
+    let secured = Secured::shared();
+    let user = unique("unknown");
+    let scram = [
+        ("sasl.mechanisms", "SCRAM-SHA-512"),
+        ("sasl.username", &*user),
+        ("sasl.password", "unknown-secret"),
+    ];
+    let counting = Counting::on(&secured.kafka, "unknown", 1);
+    let host = secured
+        .host(Door::Sasl, &scram)
+        .deploy([counting.component()])
+        .start();
+    let why = eventually("the host says what is wrong", || match not_ready(&host) {
+        Ok(why) if why.contains("sasl.password") => Ok(why),
+        other => Err(other),
+    });
+    assert!(!why.contains("unknown-secret"), "{why}");
+    let _ = host.admin().get("/healthz").expect(200);
+    let reply = host.http().get("/");
+    reply.problem(503);
+    assert!(!reply.header("retry-after").is_empty(), "{reply:?}");
+    secured.add_user(&user, "SCRAM-SHA-512", "unknown-secret");
+    host.ready();
+    eventually("its service is there", || {
+        let reply = host.http().get(&format!("/{}", counting.name));
+        if reply.status == 200 {
+            Ok(())
+        } else {
+            Err(reply)
+        }
+    });
+}
+
+#[test]
+fn a_broker_that_is_not_trusted_or_does_not_trust_is_told_with_what_to_do() {
+    let secured = Secured::shared();
+    let other_ca = secured.file("other-ca.pem").display().to_string();
+    let table = [
+        // The CA is unknown.
+        (
+            Door::Tls,
+            vec![("ssl.ca.location", &*other_ca)],
+            "ssl.ca.location",
+        ),
+        (Door::Expired, vec![], "expired"),
+        (Door::Elsewhere, vec![], "host name"),
+        // No certificate where one is wanted.
+        (Door::Mutual, vec![], "ssl.certificate.location"),
+        // Not TLS where it is spoken.
+        (
+            Door::Tls,
+            vec![("security.protocol", "plaintext")],
+            "security.protocol",
+        ),
+    ];
+    for (door, properties, advice) in table {
+        let host = secured.host(door, &properties).start();
+        eventually("the host says what to do", || match not_ready(&host) {
+            Ok(why) if why.contains(advice) => Ok(()),
+            other => Err((door, advice, other)),
+        });
+        let log = host.log();
+        assert_eq!(log.matches("no connection to Kafka:").count(), 1, "{log}");
+    }
 }
 
 /// What `/readyz` says while the host is not ready.
