@@ -59,10 +59,12 @@ impl Health {
 
     /// There is no connection for this cause.
     pub(super) fn deny(&self, cause: Cause, reason: &str) {
+        // What follows is how long it took, different each time.
+        let reason = reason.split(" (after ").next().unwrap_or(reason);
         let reason = reason.to_owned();
         let denial = Denial { cause, reason };
         let before = self.denial.lock().replace(denial.clone());
-        // Times and addresses in the reason differ each time.
+        // Addresses in the reason differ.
         let told = before.is_some_and(|before| before.cause == cause);
         if !told && !self.ending.load(Ordering::Relaxed) {
             tracing::warn!("no connection to Kafka: {denial}");
@@ -123,8 +125,8 @@ impl Cause {
             RDKafkaErrorCode::SSL if says(&["certificate verify failed", "verify broker"]) => {
                 Some(Cause::BrokerCertificate)
             }
-            // An alert is what the other side said.
-            RDKafkaErrorCode::SSL if says(&["alert", "authentication might be required"]) => {
+            // An alert is what the other side said, be it after the handshake.
+            _ if says(&["ssl alert", "tls alert", "tlsv1 alert", "tlsv13 alert"]) => {
                 Some(Cause::OwnCertificate)
             }
             RDKafkaErrorCode::SSL => Some(Cause::Protocol),
@@ -182,8 +184,9 @@ mod tests {
                 Some(Cause::BrokerCertificate),
             ),
             (
-                Code::SSL,
-                "error:0A00045C:SSL routines::tlsv13 alert certificate required",
+                Code::BrokerTransportFailure,
+                "Receive failed: error:0A000412:SSL routines::ssl/tls alert bad certificate: SSL \
+                 alert number 42",
                 Some(Cause::OwnCertificate),
             ),
             (

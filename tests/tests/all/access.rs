@@ -44,19 +44,13 @@ impl Guarded {
     /// consumed meanwhile.
     fn without(&self, denied: &Denied<'_>) {
         self.secured.kafka.deny(denied);
-        self.secured
-            .kafka
-            .topics()
-            .write_all(&self.counting.input, 0, &["event"]);
+        self.counting.write(1);
         self.neighbour_goes_on();
     }
 
     fn neighbour_goes_on(&self) {
         let neighbour = &self.neighbour;
-        self.secured
-            .kafka
-            .topics()
-            .write_all(&neighbour.input, 0, &["event"]);
+        neighbour.write(1);
         neighbour.wait_until(&self.host, neighbour.written());
     }
 

@@ -268,5 +268,6 @@ fn without_a_broker_a_host_under_load_ends_long_before_its_grace_is_over() {
     // Nothing is lost: all is done when both are back.
     kafka.start();
     host.restart();
+    host.ready();
     counting.is_exact([&host]);
 }
