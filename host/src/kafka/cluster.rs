@@ -10,6 +10,7 @@ use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::RDKafkaErrorCode;
 
 use super::embedded::Embedded;
 use super::health::{Denial, Health};
@@ -126,6 +127,14 @@ pub(super) struct Quiet {
 impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log(level, facility, message);
+        // Some reasons for a broken connection are logged alone.
+        if facility == "FAIL" {
+            let reason = message
+                .split_once("]: ")
+                .map_or(message, |(_, reason)| reason);
+            let code = RDKafkaErrorCode::BrokerTransportFailure;
+            self.health.hear(Some(code), reason);
+        }
     }
 
     fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {
@@ -253,11 +262,11 @@ impl Cluster {
         }
     }
 
-    /// What is wrong with the cluster; none if it answers.
+    /// What is wrong with the cluster, for everyone to hear; none if it answers.
     pub fn trouble(&self) -> Option<String> {
         match (self.is_up(), self.health.denial()) {
             (true, _) => None,
-            (false, Some(denial)) => Some(format!("no connection to Kafka: {denial}")),
+            (false, Some(denial)) => Some(format!("no connection to Kafka: {}", denial.advice())),
             (false, None) => Some("Kafka does not answer".to_owned()),
         }
     }

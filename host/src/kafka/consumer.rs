@@ -54,6 +54,8 @@ pub enum Received {
     OutOfRange,
     /// Reading failed for now; librdkafka tries again by itself.
     Failed(String),
+    /// This host may not read the topic. Told once; librdkafka goes on trying.
+    Forbidden(String),
 }
 
 /// What is wrong with a member.
@@ -388,6 +390,9 @@ impl Queue {
             Err(error) => match error.rdkafka_error_code() {
                 Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
                     Received::OutOfRange
+                }
+                Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                    Received::Forbidden(error.to_string())
                 }
                 _ => Received::Failed(error.to_string()),
             },

@@ -80,9 +80,16 @@ pub struct Denial {
     reason: String,
 }
 
+impl Denial {
+    /// What to do about it, without the names and addresses that librdkafka tells.
+    pub fn advice(&self) -> &'static str {
+        self.cause.advice()
+    }
+}
+
 impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.cause.advice(), self.reason)
+        write!(f, "{} ({})", self.advice(), self.reason)
     }
 }
 

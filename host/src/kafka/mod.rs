@@ -28,6 +28,7 @@ pub use changelog::{ChangelogReader, Entry};
 pub use cluster::{Brokers, Cluster, KafkaError, Topics};
 pub use consumer::{Change, Consumer, End, Ends, Queue, Received, Source, Trouble};
 pub use farewell::{Membered, Members};
+pub use health::Denial;
 pub use publisher::{Placed, PublishError, Published, Publisher};
 pub use raw::Membership;
 pub use topics::{Found, changelog};
