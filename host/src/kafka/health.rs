@@ -13,6 +13,8 @@ use rdkafka::error::RDKafkaErrorCode;
 #[derive(Debug, Default)]
 pub(super) struct Health {
     up: AtomicBool,
+    /// It was up at least once.
+    met: AtomicBool,
     /// Nobody wants to know any more.
     ending: AtomicBool,
     denial: Mutex<Option<Denial>>,
@@ -40,6 +42,7 @@ impl Health {
             return;
         }
         if up {
+            self.met.store(true, Ordering::Relaxed);
             *self.denial.lock() = None;
             tracing::info!("Kafka answers");
         } else if self.denial().is_none() {
@@ -52,7 +55,12 @@ impl Health {
         if code == Some(RDKafkaErrorCode::AllBrokersDown) {
             self.set(false);
         }
-        if let Some(cause) = code.and_then(|code| Cause::of(code, reason)) {
+        let mut cause = code.and_then(|code| Cause::of(code, reason));
+        // A broker that goes down hangs up as well, but not on a stranger.
+        if cause.is_none() && !self.met.load(Ordering::Relaxed) && is_hung_up(reason) {
+            cause = Some(Cause::Protocol);
+        }
+        if let Some(cause) = cause {
             self.deny(cause, reason);
         }
     }
@@ -70,6 +78,11 @@ impl Health {
             tracing::warn!("no connection to Kafka: {denial}");
         }
     }
+}
+
+/// Whether the broker closed a connection at the first request on it.
+fn is_hung_up(reason: &str) -> bool {
+    reason.contains("Disconnected") && reason.contains("APIVERSION_QUERY")
 }
 
 /// Why there is no connection.
@@ -207,6 +220,23 @@ mod tests {
         for (code, reason, cause) in table {
             assert_eq!(Cause::of(code, reason), cause, "{reason}");
         }
+    }
+
+    #[test]
+    fn a_broker_that_hangs_up_on_a_stranger_speaks_another_protocol() {
+        let reason =
+            "Disconnected: connection closed by peer (after 0ms in state APIVERSION_QUERY)";
+        let code = Some(Code::BrokerTransportFailure);
+        let health = Health::default();
+        health.hear(code, reason);
+        assert_eq!(
+            health.denial().map(|denial| denial.cause),
+            Some(Cause::Protocol)
+        );
+        health.set(true);
+        health.set(false);
+        health.hear(code, reason);
+        assert_eq!(health.denial(), None);
     }
 
     #[test]
