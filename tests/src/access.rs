@@ -36,16 +36,16 @@ pub enum Operation {
     Create = 5,
 }
 
-/// Something that a user may not do.
+/// Something that a user may, or may not, do.
 #[derive(Clone, Debug)]
-pub struct Denied<'a> {
+pub struct Rule<'a> {
     /// The user; `*` is everyone.
     pub user: &'a str,
     /// The kind of what is protected.
     pub resource: Resource,
     /// Its name; with a `*` at its end, all that begin like it.
     pub name: &'a str,
-    /// What is not to be done.
+    /// What is done with it.
     pub operation: Operation,
 }
 
@@ -56,8 +56,8 @@ impl Kafka {
     /// # Panics
     /// If the broker refuses.
     pub fn forbid(&self, topic: &str) {
-        self.allow_all(&[(Resource::Topic, topic)]);
-        self.deny(&Denied {
+        self.allow_all("*", &[(Resource::Topic, topic)]);
+        self.deny(&Rule {
             user: "*",
             resource: Resource::Topic,
             name: topic,
@@ -65,32 +65,45 @@ impl Kafka {
         });
     }
 
-    /// Allows everyone to do everything with these: where there is any rule, what
-    /// it does not allow is forbidden.
+    /// Allows a user to do everything with these.
     ///
     /// # Panics
     /// If the broker refuses.
-    pub fn allow_all(&self, resources: &[(Resource, &str)]) {
-        for (resource, name) in resources {
-            let rule = rule(*resource, name, "*", Operation::All, ALLOW);
-            self.ask(CREATE_ACLS, &rule);
+    pub fn allow_all(&self, user: &str, resources: &[(Resource, &str)]) {
+        for &(resource, name) in resources {
+            let operation = Operation::All;
+            self.allow(&Rule {
+                user,
+                resource,
+                name,
+                operation,
+            });
         }
+    }
+
+    /// Allows a user something: where there is any rule, what none allows is
+    /// forbidden.
+    ///
+    /// # Panics
+    /// If the broker refuses.
+    pub fn allow(&self, rule: &Rule<'_>) {
+        self.ask(CREATE_ACLS, &rule.bytes(ALLOW));
     }
 
     /// Forbids a user something.
     ///
     /// # Panics
     /// If the broker refuses.
-    pub fn deny(&self, denied: &Denied<'_>) {
-        self.ask(CREATE_ACLS, &denied.rule());
+    pub fn deny(&self, rule: &Rule<'_>) {
+        self.ask(CREATE_ACLS, &rule.bytes(DENY));
     }
 
     /// Takes that back.
     ///
     /// # Panics
     /// If the broker refuses.
-    pub fn grant(&self, denied: &Denied<'_>) {
-        self.ask(DELETE_ACLS, &denied.rule());
+    pub fn grant(&self, rule: &Rule<'_>) {
+        self.ask(DELETE_ACLS, &rule.bytes(DENY));
     }
 
     /// Sends one rule, and holds that the broker took it.
@@ -117,32 +130,22 @@ impl Kafka {
     }
 }
 
-impl Denied<'_> {
-    fn rule(&self) -> Vec<u8> {
-        rule(self.resource, self.name, self.user, self.operation, DENY)
+impl Rule<'_> {
+    /// The rule, and what finds just this rule: they are written alike.
+    fn bytes(&self, permission: u8) -> Vec<u8> {
+        // `*` alone is Kafka's name for all.
+        let (name, pattern) = match self.name.strip_suffix('*') {
+            Some(prefix) if !prefix.is_empty() => (prefix, PREFIX),
+            _ => (self.name, LITERAL),
+        };
+        let mut bytes = vec![self.resource as u8];
+        text(&mut bytes, name);
+        bytes.push(pattern);
+        text(&mut bytes, &format!("User:{}", self.user));
+        text(&mut bytes, "*");
+        bytes.extend([self.operation as u8, permission]);
+        bytes
     }
-}
-
-/// A rule, and what finds just this rule: they are written alike.
-fn rule(
-    resource: Resource,
-    name: &str,
-    user: &str,
-    operation: Operation,
-    permission: u8,
-) -> Vec<u8> {
-    // `*` alone is Kafka's name for all.
-    let (name, pattern) = match name.strip_suffix('*') {
-        Some(prefix) if !prefix.is_empty() => (prefix, PREFIX),
-        _ => (name, LITERAL),
-    };
-    let mut rule = vec![resource as u8];
-    text(&mut rule, name);
-    rule.push(pattern);
-    text(&mut rule, &format!("User:{user}"));
-    text(&mut rule, "*");
-    rule.extend([operation as u8, permission]);
-    rule
 }
 
 fn text(request: &mut Vec<u8>, text: &str) {

@@ -31,7 +31,7 @@ mod topics;
 mod transaction;
 mod wait;
 
-pub use access::{Denied, Operation, Resource};
+pub use access::{Operation, Resource, Rule};
 pub use component::{Component, Manifest, seed};
 pub use counting::{Counting, in_order};
 pub use fleet::{Dice, Fleet};
@@ -43,7 +43,7 @@ pub use posting::Posted;
 pub use process::{Process, run};
 pub use proxy::{Api, Fault, Proxy};
 pub use rustix::process::Signal;
-pub use secured::{Door, Secured, USERS};
+pub use secured::{Door, Secured};
 pub use tokens::{TokenEndpoint, unsecured_token};
 pub use topics::{Record, Topics};
 pub use transaction::Transaction;

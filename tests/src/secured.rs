@@ -48,7 +48,16 @@ const DOORS: [(Door, &str, &str); 5] = [
 ];
 
 /// Users that PLAIN knows from the start, each for one test.
-pub const USERS: [&str; 6] = ["alice", "bob", "carol", "dave", "erin", "frank"];
+const USERS: [&str; 6] = ["alice", "bob", "carol", "dave", "erin", "frank"];
+/// One more, who may do nothing.
+const STRANGER: &str = "grace";
+
+const EVERYTHING: [(Resource, &str); 4] = [
+    (Resource::Topic, "*"),
+    (Resource::Group, "*"),
+    (Resource::TransactionalId, "*"),
+    (Resource::Cluster, "kafka-cluster"),
+];
 
 impl Secured {
     /// The one that tests share; each uses topics, groups and users of its own.
@@ -66,13 +75,11 @@ impl Secured {
         let ports = crate::kafka::free_ports();
         let own: [u16; 2] = crate::kafka::free_ports();
         let kafka = Kafka::with_properties(own, &properties(folder.path(), own, ports));
-        // From here on what a rule does not forbid is allowed.
-        kafka.allow_all(&[
-            (Resource::Topic, "*"),
-            (Resource::Group, "*"),
-            (Resource::TransactionalId, "*"),
-            (Resource::Cluster, "kafka-cluster"),
-        ]);
+        // From here on who is not named here may do nothing.
+        let named = ["ANONYMOUS", "CN=client", "tokened"].into_iter();
+        for user in named.chain(USERS) {
+            kafka.allow_all(user, &EVERYTHING);
+        }
         Secured {
             kafka,
             folder,
@@ -128,7 +135,8 @@ impl Secured {
             .folder(folder)
     }
 
-    /// Gives a SCRAM user a password, as an operator does it: by `kafka-configs`.
+    /// Gives a SCRAM user, who may do everything, a password, as an operator does it:
+    /// by `kafka-configs`.
     ///
     /// # Panics
     /// If the broker refuses.
@@ -143,6 +151,7 @@ impl Secured {
             .args(["--entity-type", "users", "--entity-name", user])
             .args(["--add-config", &credentials]));
         assert!(added, "{user} is not added: {told}{error}");
+        self.kafka.allow_all(user, &EVERYTHING);
     }
 }
 
@@ -153,9 +162,10 @@ fn properties(folder: &Path, [port, controller]: [u16; 2], ports: [u16; DOORS.le
         listeners += &format!(",{name}://127.0.0.1:{port}");
         protocols += &format!(",{name}:{protocol}");
     }
-    let users = USERS
+    let users = USERS.iter().chain([&STRANGER]);
+    let users: String = users
         .map(|user| format!(" user_{user}=\"{user}-secret\""))
-        .concat();
+        .collect();
     let file = |name: &str| folder.join(name).display().to_string();
     let module = "org.apache.kafka.common.security";
     format!(

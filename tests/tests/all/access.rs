@@ -2,7 +2,7 @@
 //! services go on, and that all goes on by itself when it is allowed.
 
 use tidemill_tests::{
-    Component, Counting, Denied, Door, Host, Manifest, Operation, Resource, Secured, eventually,
+    Component, Counting, Door, Host, Manifest, Operation, Resource, Rule, Secured, eventually,
 };
 
 /// A host that comes in as a user, with a service and another one beside it.
@@ -31,8 +31,8 @@ impl Guarded {
         }
     }
 
-    fn denied<'a>(&self, resource: Resource, name: &'a str, operation: Operation) -> Denied<'a> {
-        Denied {
+    fn denied<'a>(&self, resource: Resource, name: &'a str, operation: Operation) -> Rule<'a> {
+        Rule {
             user: self.user,
             resource,
             name,
@@ -42,7 +42,7 @@ impl Guarded {
 
     /// Forbids it, and has an event of the service and one of its neighbour
     /// consumed meanwhile.
-    fn without(&self, denied: &Denied<'_>) {
+    fn without(&self, denied: &Rule<'_>) {
         self.secured.kafka.deny(denied);
         self.counting.write(1);
         self.neighbour_goes_on();
@@ -71,7 +71,7 @@ impl Guarded {
     }
 
     /// Allows it again, and holds that everything goes on by itself.
-    fn mends(&self, denied: &Denied<'_>) {
+    fn mends(&self, denied: &Rule<'_>) {
         self.secured.kafka.grant(denied);
         self.counting.is_exact([&self.host]);
         let target = format!("/{}", self.counting.name);
@@ -177,7 +177,7 @@ fn transactions_that_are_forbidden_stop_what_needs_them_and_nothing_else() {
 fn topics_that_must_not_be_created_refuse_the_deploy_that_needs_them() {
     let user = "frank";
     let secured = Secured::shared();
-    let denied = Denied {
+    let denied = Rule {
         user,
         resource: Resource::Cluster,
         name: "kafka-cluster",
@@ -185,7 +185,7 @@ fn topics_that_must_not_be_created_refuse_the_deploy_that_needs_them() {
     };
     // A rule for a topic would do as well: what allows either allows it.
     let name = tidemill_tests::unique("created");
-    let of_topic = Denied {
+    let of_topic = Rule {
         resource: Resource::Topic,
         name: &format!("{name}*"),
         ..denied.clone()
@@ -203,6 +203,47 @@ fn topics_that_must_not_be_created_refuse_the_deploy_that_needs_them() {
     secured.kafka.grant(&of_topic);
     host.deploy(&component);
     host.ready();
+}
+
+#[test]
+fn what_the_docs_name_is_all_that_a_host_must_be_allowed() {
+    let user = "grace";
+    let secured = Secured::shared();
+    let counting = Counting::on(&secured.kafka, "least", 2);
+    let state = format!("{}.state.*", counting.name);
+    for (resource, name, operation) in [
+        (Resource::Topic, &*counting.input, Operation::Read),
+        // Requests publish here too.
+        (Resource::Topic, &*counting.input, Operation::Write),
+        (Resource::Topic, &*counting.output, Operation::Write),
+        (Resource::Topic, &*state, Operation::Create),
+        (Resource::Topic, &*state, Operation::Read),
+        (Resource::Topic, &*state, Operation::Write),
+        (Resource::Group, &*counting.name, Operation::Read),
+        (Resource::TransactionalId, "tidemill.*", Operation::Write),
+    ] {
+        secured.kafka.allow(&Rule {
+            user,
+            resource,
+            name,
+            operation,
+        });
+    }
+    let mut host = host(user).deploy([counting.component()]).ready();
+    let (target, line) = (
+        format!("/{}", counting.name),
+        format!("{} a 1\n", counting.input),
+    );
+    let _ = host.http().post(&target, &line).expect(200);
+    let _ = host.http().post(&target, line.repeat(2)).expect(200);
+    counting.is_exact([&host]);
+    assert_eq!(host.terminate().code(), Some(0), "{}", host.log());
+    host.restart();
+    host.ready();
+    let _ = host.http().post(&target, line.repeat(2)).expect(200);
+    counting.is_exact([&host]);
+    let here = counting.here(&host);
+    assert_eq!(here.len(), 2, "{here:?}");
 }
 
 /// A file of the host's data directory.
