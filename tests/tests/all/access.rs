@@ -211,6 +211,7 @@ fn what_the_docs_name_is_all_that_a_host_must_be_allowed() {
     let secured = Secured::shared();
     let counting = Counting::on(&secured.kafka, "least", 2);
     let state = format!("{}.state.*", counting.name);
+    let dead_letters = format!("{}.dead-letter", counting.name);
     for (resource, name, operation) in [
         (Resource::Topic, &*counting.input, Operation::Read),
         // Requests publish here too.
@@ -219,6 +220,8 @@ fn what_the_docs_name_is_all_that_a_host_must_be_allowed() {
         (Resource::Topic, &*state, Operation::Create),
         (Resource::Topic, &*state, Operation::Read),
         (Resource::Topic, &*state, Operation::Write),
+        (Resource::Topic, &*dead_letters, Operation::Create),
+        (Resource::Topic, &*dead_letters, Operation::Write),
         (Resource::Group, &*counting.name, Operation::Read),
         (Resource::TransactionalId, "tidemill.*", Operation::Write),
     ] {
