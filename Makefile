@@ -93,6 +93,7 @@ guests: $(TARGET)/.toolchain ## build the misbehaving components of the tests
 $(TARGET)/.toolchain: rust-toolchain.toml
 	@$(call need,rustup,see rustup.rs)
 	@$(call need,cc,a C compiler builds librdkafka (Debian: apt install build-essential))
+	@$(call need,perl,it builds OpenSSL (Debian: apt install perl))
 	@rustup target list --installed 2>/dev/null | grep -qx $(WASM) \
 		&& $(CARGO) fmt --version >/dev/null 2>&1 && $(CARGO) clippy --version >/dev/null 2>&1 \
 		|| { rustup target add $(WASM) && rustup component add rustfmt clippy; } \

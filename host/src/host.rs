@@ -110,6 +110,8 @@ pub struct Host {
     pub url: String,
     /// Whether everything is deployed that the host was started with.
     started: AtomicBool,
+    /// Whether it has been told to stop.
+    ending: AtomicBool,
 }
 
 #[derive(Default)]
@@ -162,6 +164,7 @@ impl Host {
             changing: Mutex::default(),
             url,
             started: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
         })
     }
 
@@ -173,6 +176,16 @@ impl Host {
     /// Whether it is.
     pub fn is_started(&self) -> bool {
         self.started.load(Ordering::Acquire)
+    }
+
+    /// The host will end: connections are not kept for further requests.
+    pub fn end(&self) {
+        self.ending.store(true, Ordering::Release);
+    }
+
+    /// Whether it will.
+    pub fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
     }
 
     /// The current routing table.
@@ -487,9 +500,13 @@ impl Host {
         let subscriptions = std::mem::take(&mut changing.subscriptions);
         let stopping = subscriptions.into_values().map(Subscription::stop);
         futures_util::future::join_all(stopping).await;
+        // Nobody waits for what is left, and without Kafka it would take its time.
+        let left = match self.cluster.is_up() {
+            true => Duration::from_secs(5),
+            false => Duration::ZERO,
+        };
         let publisher = self.shared.publisher.clone();
-        let flushed =
-            tokio::task::spawn_blocking(move || publisher.flush(Duration::from_secs(5))).await;
+        let flushed = tokio::task::spawn_blocking(move || publisher.flush(left)).await;
         if let Err(error) = flushed {
             tracing::error!(%error, "the producer was not flushed");
         }

@@ -61,6 +61,18 @@ impl Problem {
         )
     }
 
+    /// The host has never reached Kafka, and serves nothing before.
+    pub fn starting() -> Problem {
+        Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "starting",
+            "Service Unavailable",
+            "The host has just been started, and Kafka does not answer it yet. GET /readyz on its \
+             admin listener says why.",
+        )
+        .again_after(5)
+    }
+
     /// The host's own resource does not know this method.
     pub fn method(allow: &'static str) -> Problem {
         let mut problem = Problem::new(

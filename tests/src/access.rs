@@ -1,21 +1,53 @@
-//! Forbids a topic. Kafka's client library has no call for it, so the one request
-//! that it takes is written here.
+//! Who may do what on a broker: access control lists. Kafka's client library has
+//! no call for them, so the two requests that it takes are written here.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use crate::kafka::Kafka;
 
-/// `CreateAcls` and its oldest version that brokers still take.
+/// `CreateAcls` and `DeleteAcls`, and their oldest version that brokers still take.
 const CREATE_ACLS: (i16, i16) = (30, 1);
-/// A resource that is a topic, named in full.
-const TOPIC: [u8; 2] = [2, 3];
-/// Operations.
-const ALL: u8 = 2;
-const WRITE: u8 = 4;
+const DELETE_ACLS: (i16, i16) = (31, 1);
+/// The name is a prefix, or all of it.
+const PREFIX: u8 = 4;
+const LITERAL: u8 = 3;
 /// Permissions.
 const DENY: u8 = 2;
 const ALLOW: u8 = 3;
+
+/// Kinds of what is protected, by their number in Kafka's protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are Kafka's")]
+pub enum Resource {
+    Topic = 2,
+    Group = 3,
+    Cluster = 4,
+    TransactionalId = 5,
+}
+
+/// What is done with it, by its number in Kafka's protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are Kafka's")]
+pub enum Operation {
+    All = 2,
+    Read = 3,
+    Write = 4,
+    Create = 5,
+}
+
+/// Something that a user may, or may not, do.
+#[derive(Clone, Debug)]
+pub struct Rule<'a> {
+    /// The user; `*` is everyone.
+    pub user: &'a str,
+    /// The kind of what is protected.
+    pub resource: Resource,
+    /// Its name; with a `*` at its end, all that begin like it.
+    pub name: &'a str,
+    /// What is done with it.
+    pub operation: Operation,
+}
 
 impl Kafka {
     /// Forbids everyone to write to a topic. All else that is done with it stays
@@ -24,23 +56,66 @@ impl Kafka {
     /// # Panics
     /// If the broker refuses.
     pub fn forbid(&self, topic: &str) {
-        let mut request = Vec::new();
-        for number in [CREATE_ACLS.0, CREATE_ACLS.1] {
-            request.extend(number.to_be_bytes());
+        self.allow_all("*", &[(Resource::Topic, topic)]);
+        self.deny(&Rule {
+            user: "*",
+            resource: Resource::Topic,
+            name: topic,
+            operation: Operation::Write,
+        });
+    }
+
+    /// Allows a user to do everything with these.
+    ///
+    /// # Panics
+    /// If the broker refuses.
+    pub fn allow_all(&self, user: &str, resources: &[(Resource, &str)]) {
+        for &(resource, name) in resources {
+            let operation = Operation::All;
+            self.allow(&Rule {
+                user,
+                resource,
+                name,
+                operation,
+            });
         }
-        // The correlation id, and no client id.
+    }
+
+    /// Allows a user something: where there is any rule, what none allows is
+    /// forbidden.
+    ///
+    /// # Panics
+    /// If the broker refuses.
+    pub fn allow(&self, rule: &Rule<'_>) {
+        self.ask(CREATE_ACLS, &rule.bytes(ALLOW));
+    }
+
+    /// Forbids a user something.
+    ///
+    /// # Panics
+    /// If the broker refuses.
+    pub fn deny(&self, rule: &Rule<'_>) {
+        self.ask(CREATE_ACLS, &rule.bytes(DENY));
+    }
+
+    /// Takes that back.
+    ///
+    /// # Panics
+    /// If the broker refuses.
+    pub fn grant(&self, rule: &Rule<'_>) {
+        self.ask(DELETE_ACLS, &rule.bytes(DENY));
+    }
+
+    /// Sends one rule, and holds that the broker took it.
+    fn ask(&self, (key, version): (i16, i16), rule: &[u8]) {
+        let mut request = Vec::new();
+        request.extend(key.to_be_bytes());
+        request.extend(version.to_be_bytes());
+        // The correlation id, no client id, one rule.
         request.extend(1_i32.to_be_bytes());
         request.extend((-1_i16).to_be_bytes());
-        let rules = [(ALL, ALLOW), (WRITE, DENY)];
-        request.extend(2_i32.to_be_bytes());
-        for (operation, permission) in rules {
-            request.push(TOPIC[0]);
-            text(&mut request, topic);
-            request.push(TOPIC[1]);
-            text(&mut request, "User:*");
-            text(&mut request, "*");
-            request.extend([operation, permission]);
-        }
+        request.extend(1_i32.to_be_bytes());
+        request.extend(rule);
         let mut stream = TcpStream::connect(self.address()).unwrap();
         let length = i32::try_from(request.len()).unwrap();
         stream.write_all(&length.to_be_bytes()).unwrap();
@@ -51,7 +126,25 @@ impl Kafka {
         stream.read_exact(&mut answer).unwrap();
         // Correlation id, throttle time, how many; for each an error and its text.
         let error = i16::from_be_bytes([answer[12], answer[13]]);
-        assert_eq!(error, 0, "{topic} is not forbidden: {answer:?}");
+        assert_eq!(error, 0, "the rule is not taken: {answer:?}");
+    }
+}
+
+impl Rule<'_> {
+    /// The rule, and what finds just this rule: they are written alike.
+    fn bytes(&self, permission: u8) -> Vec<u8> {
+        // `*` alone is Kafka's name for all.
+        let (name, pattern) = match self.name.strip_suffix('*') {
+            Some(prefix) if !prefix.is_empty() => (prefix, PREFIX),
+            _ => (self.name, LITERAL),
+        };
+        let mut bytes = vec![self.resource as u8];
+        text(&mut bytes, name);
+        bytes.push(pattern);
+        text(&mut bytes, &format!("User:{}", self.user));
+        text(&mut bytes, "*");
+        bytes.extend([self.operation as u8, permission]);
+        bytes
     }
 }
 

@@ -64,6 +64,13 @@ impl Builder {
         self
     }
 
+    /// With a folder that has something in it already.
+    #[must_use]
+    pub fn folder(mut self, folder: Folder) -> Self {
+        self.folder = Some(folder);
+        self
+    }
+
     /// Starts it and waits until it listens.
     ///
     /// # Panics

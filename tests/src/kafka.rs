@@ -90,6 +90,11 @@ impl Kafka {
         Kafka::with("-Xms512m -Xmx512m -XX:+UseSerialGC", free_ports(), "")
     }
 
+    /// A new one at these ports, with further lines for its configuration.
+    pub(crate) fn with_properties(ports: [u16; 2], properties: &str) -> Kafka {
+        Kafka::with(SHORT_LIVED, ports, &format!("{PROPERTIES}{properties}"))
+    }
+
     fn with(jvm: &'static str, [port, controller]: [u16; 2], properties: &str) -> Kafka {
         let folder = Folder::new("kafka");
         // Formatting the storage takes a JVM of its own: it is done once.
@@ -182,7 +187,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// Ports that were free a moment ago.
-fn free_ports<const N: usize>() -> [u16; N] {
+pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
     let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().port())
 }

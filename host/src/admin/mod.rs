@@ -6,6 +6,7 @@ mod guard;
 mod invoke;
 mod operate;
 mod show;
+pub mod waiting;
 
 use std::sync::Arc;
 
@@ -202,7 +203,7 @@ fn deploy_refused(error: &DeployError) -> Response {
         DeployError::RouteTaken { .. } => {
             (StatusCode::CONFLICT, "route-taken", "The route is taken")
         }
-        DeployError::Kafka(KafkaError::Unreachable { .. }) => (
+        DeployError::Kafka(KafkaError::Unreachable { .. } | KafkaError::Denied { .. }) => (
             StatusCode::SERVICE_UNAVAILABLE,
             "kafka-unreachable",
             "Kafka does not answer",
@@ -362,7 +363,9 @@ fn shown(replay: Result<api::Replay, ReplayError>) -> Response {
         Err(error) => error,
     };
     let (status, kind, title) = match &error {
-        ReplayError::Kafka(error @ KafkaError::Unreachable { .. }) => return unreachable(error),
+        ReplayError::Kafka(
+            error @ (KafkaError::Unreachable { .. } | KafkaError::Denied { .. }),
+        ) => return unreachable(error),
         ReplayError::Task(_) => return failed(error.to_string()),
         ReplayError::NoState(_)
         | ReplayError::Embedded
@@ -412,9 +415,7 @@ async fn ready(State(host): State<Arc<Host>>) -> Response {
     if !host.is_started() {
         missing.push("the host is still starting".to_owned());
     }
-    if !host.cluster.is_up() {
-        missing.push("Kafka does not answer".to_owned());
-    }
+    missing.extend(host.cluster.trouble());
     for service in host.services() {
         let consumes = !service.current().manifest.subscribe.is_empty();
         let state = service.current().manifest.grants.state;

@@ -173,7 +173,9 @@ fn shown<T: serde::Serialize>(result: Result<T, OffsetsError>) -> Response {
 
 fn of_kafka(error: &KafkaError) -> Response {
     match error {
-        KafkaError::Unreachable { .. } | KafkaError::Unread { .. } => unreachable(error),
+        KafkaError::Unreachable { .. } | KafkaError::Denied { .. } | KafkaError::Unread { .. } => {
+            unreachable(error)
+        }
         _ => refuse(
             StatusCode::CONFLICT,
             "kafka",

@@ -143,6 +143,7 @@ impl Lane {
                 (source, received) = next, if may_run => match received {
                     Received::Event(event) => self.handle(event).await,
                     Received::OutOfRange => self.out_of_range(source).await,
+                    Received::Forbidden(why) => self.forbidden(source, &why),
                     Received::Failed(why) => {
                         let service = self.ties.service.name();
                         tracing::debug!(service, topic = &*source.0, partition = source.1, "reading failed: {why}");
@@ -357,6 +358,22 @@ impl Lane {
         let why = failure.to_string();
         board.failed(&failed.source, Some(offset), status, failures, why);
         self.resting_until = Some(Instant::now() + pause);
+    }
+
+    /// Kafka lets nobody read this topic who is who this host is. That it does
+    /// again is seen by the next event.
+    fn forbidden(&self, source: &Source, why: &str) {
+        let service = self.ties.service.name();
+        let (topic, partition) = (&*source.0, source.1);
+        tracing::warn!(
+            service,
+            topic,
+            partition,
+            "reading is forbidden, trying again: {why}"
+        );
+        let why = format!("reading is forbidden: {why}");
+        let board = self.ties.service.board();
+        board.failed(source, None, Status::Retrying, 0, why);
     }
 
     /// The offset to read at is not there: removed by retention, or the topic was

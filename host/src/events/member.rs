@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -77,6 +78,8 @@ pub(super) struct Member<'a> {
     known_as: Option<Membered>,
     /// Ticks in the group without a partition.
     idle: u32,
+    /// Nothing is begun any more.
+    leaving: bool,
     changes: mpsc::UnboundedReceiver<Change>,
     ends: watch::Receiver<Ends>,
 }
@@ -118,6 +121,7 @@ impl<'a> Member<'a> {
             looking: JoinSet::new(),
             known_as: None,
             idle: 0,
+            leaving: false,
             changes: changed,
             ends: end,
         })
@@ -312,10 +316,18 @@ impl<'a> Member<'a> {
                 }
             }
         }
-        let deadline = tokio::time::Instant::now() + DRAIN;
+        let mut deadline = tokio::time::Instant::now() + DRAIN;
+        let cluster = self.leaving.then(|| self.run.shared.cluster.clone());
+        let mut hopeless = std::pin::pin!(gone(cluster).fuse());
         for (unit, term, mut lane) in draining {
-            let ended = tokio::time::timeout_at(deadline, &mut lane.task).await;
-            if ended.is_err() {
+            let ended = tokio::select! {
+                ended = tokio::time::timeout_at(deadline, &mut lane.task) => ended.is_ok(),
+                () = &mut hopeless => {
+                    deadline = tokio::time::Instant::now();
+                    false
+                }
+            };
+            if !ended {
                 let partitions = shown(&lane.sources);
                 tracing::warn!(service = self.name(), %partitions, "what ran on these partitions was not committed in time and is dropped");
                 end(&mut lane.task).await;
@@ -342,7 +354,8 @@ impl<'a> Member<'a> {
     /// What is committed here need not be run again by the next owner. Of a
     /// transaction it is known already.
     async fn commit_last(&self, sources: &[Source]) {
-        if self.run.delivery == tidemill_manifest::Delivery::ExactlyOnce {
+        let once = self.run.delivery == tidemill_manifest::Delivery::ExactlyOnce;
+        if once || self.leaving && !self.run.shared.cluster.is_up() {
             return;
         }
         let board = self.run.service.board();
@@ -531,6 +544,7 @@ impl<'a> Member<'a> {
             false => Step::Drop(unit, term),
         });
         let ends = ends.collect();
+        self.leaving = true;
         self.take(ends).await;
         self.catching_up.shutdown().await;
         self.looking.shutdown().await;
@@ -538,6 +552,7 @@ impl<'a> Member<'a> {
             self.run.service.board().let_go(source);
         }
         let name = self.name().to_owned();
+        let up = self.run.shared.cluster.is_up();
         self.consumer.will_leave();
         // With the lanes gone, the committer ends as well, and with it the last
         // one that holds the consumer.
@@ -549,6 +564,8 @@ impl<'a> Member<'a> {
         if let Some(consumer) = Arc::into_inner(self.consumer) {
             let left = tokio::task::spawn_blocking(move || consumer.leave()).await;
             match left {
+                // Without Kafka the group has not heard of it.
+                Ok(()) if !up => {}
                 Ok(()) => {
                     // If it stays there, it says farewell to nobody.
                     let _ = self.run.shared.library.keep_member(&self.run.group, None);
@@ -558,6 +575,15 @@ impl<'a> Member<'a> {
         } else {
             tracing::error!(service = name, "the consumer is still in use");
         }
+    }
+}
+
+/// What cannot be committed is not waited for when the host ends: it is done again
+/// at the next start.
+async fn gone(cluster: Option<Arc<Cluster>>) {
+    match cluster {
+        Some(cluster) => cluster.gone().await,
+        None => std::future::pending().await,
     }
 }
 

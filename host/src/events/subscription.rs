@@ -193,6 +193,8 @@ impl Run {
         let board = self.service.board();
         let mut paused = self.service.paused();
         let mut pause = PAUSE;
+        // What is the same each time is said once.
+        let mut said = None;
         loop {
             if *paused.borrow_and_update() {
                 board.paused(true);
@@ -208,6 +210,7 @@ impl Run {
             };
             match began {
                 Ok(member) => {
+                    said = None;
                     board.trouble(None);
                     match member.run(&mut stopped, &mut paused).await {
                         End::Stopped => break,
@@ -220,8 +223,13 @@ impl Run {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(service, %error, "nothing is consumed yet, trying again");
-                    board.trouble(Some(error.to_string()));
+                    let error = Some(error.to_string());
+                    if error != said {
+                        let error = error.as_deref();
+                        tracing::warn!(service, error, "nothing is consumed yet, trying again");
+                    }
+                    board.trouble(error.clone());
+                    said = error;
                 }
             }
             tokio::select! {

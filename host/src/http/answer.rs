@@ -51,8 +51,13 @@ pub(super) async fn answer(
     let has_body = !body.is_end_stream();
     let mut span = Server::begin(&parts);
     let answered = try_answer(&host, &parts, body, version, &mut span).await;
-    let answer = answered.unwrap_or_else(|problem| refuse(&problem, &parts, has_body, &mut span));
+    let mut answer =
+        answered.unwrap_or_else(|problem| refuse(&problem, &parts, has_body, &mut span));
     span.end(answer.status());
+    if host.is_ending() && version == Version::Http1 {
+        let headers = answer.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     Ok(answer)
 }
 

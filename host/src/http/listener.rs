@@ -9,17 +9,22 @@
 //! | HTTP/2 streams of a connection | 250 | the next ones wait |
 //! | a client that does not read its response | 30 s | closed |
 //! | a request's body | `limits.request`, 30 s | 413, 408 |
+//!
+//! A host that ends takes nothing on that it does not finish: HTTP/2 clients are
+//! told at once (GOAWAY), those of HTTP/1.1 with the answer to their next request
+//! (`Connection: close`), for which a connection is kept open a while.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
 
 use super::answer::{Version, answer};
@@ -29,6 +34,8 @@ use crate::host::Host;
 const CONNECTIONS: usize = 10_000;
 /// How long a client may be silent, or read nothing.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a host that ends waits for requests on connections that were there.
+const LINGER: Duration = Duration::from_millis(500);
 /// Header fields of a request.
 const FIELDS: usize = 100;
 /// Bytes of a request's header.
@@ -59,20 +66,36 @@ pub async fn run(listener: TcpListener, host: Arc<Host>, mut stopping: watch::Re
                 continue;
             }
         };
-        let (host, stopping) = (host.clone(), stopping.clone());
-        tokio::spawn(async move {
-            host.metrics.connections.inc();
-            if let Err(error) = serve(stream, &host, stopping).await {
-                tracing::trace!(%error, "a connection ended");
-            }
-            host.metrics.connections.dec();
-            drop(place);
-        });
+        begin(stream, place, &host, &stopping);
+    }
+    // Clients in the kernel's queue take themselves for connected.
+    while let Some(Ok((stream, _))) = listener.accept().now_or_never()
+        && let Ok(place) = places.clone().try_acquire_owned()
+    {
+        begin(stream, place, &host, &stopping);
     }
     drop(listener);
     // All places are free again when the last connection is closed.
     let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
     let _ = places.acquire_many(all).await;
+}
+
+/// Serves a connection in the background.
+fn begin(
+    stream: TcpStream,
+    place: OwnedSemaphorePermit,
+    host: &Arc<Host>,
+    stopping: &watch::Receiver<bool>,
+) {
+    let (host, stopping) = (host.clone(), stopping.clone());
+    tokio::spawn(async move {
+        host.metrics.connections.inc();
+        if let Err(error) = serve(stream, &host, stopping).await {
+            tracing::trace!(%error, "a connection ended");
+        }
+        host.metrics.connections.dec();
+        drop(place);
+    });
 }
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -85,7 +108,7 @@ async fn serve(
     stream.set_nodelay(true)?;
     let version = tokio::select! {
         version = tokio::time::timeout(PATIENCE, version(&stream)) => version??,
-        _ = stopping.wait_for(|stopping| *stopping) => return Ok(()),
+        () = lingered(&mut stopping) => return Ok(()),
     };
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(PATIENCE));
@@ -104,7 +127,7 @@ async fn serve(
             let mut connection = std::pin::pin!(connection);
             tokio::select! {
                 ended = connection.as_mut() => return Ok(ended?),
-                _ = stopping.wait_for(|stopping| *stopping) => {}
+                () = lingered(&mut stopping) => {}
             }
             connection.as_mut().graceful_shutdown();
             connection.await?;
@@ -127,6 +150,13 @@ async fn serve(
         }
     }
     Ok(())
+}
+
+/// The host ends, and requests that were on their way have arrived.
+async fn lingered(stopping: &mut watch::Receiver<bool>) {
+    // A sender that is gone means the same.
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+    tokio::time::sleep(LINGER).await;
 }
 
 /// Tells HTTP/2 with prior knowledge (RFC 9113, section 3.4: the client begins

@@ -4,6 +4,7 @@
 //! and says when it has come to a partition's end, at which offset: markers of
 //! transactions take offsets too, so the last record does not tell.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -51,11 +52,8 @@ impl ChangelogReader {
             ("queued.max.messages.kbytes", "32768"),
             ("topic.metadata.refresh.interval.ms", "30000"),
         ];
-        let consumer: BaseConsumer<Quiet> = cluster
-            .config("tidemill-changelogs", &own)
-            .create_with_context(Quiet {
-                health: cluster.health.clone(),
-            })
+        let consumer: Arc<BaseConsumer<Quiet>> = cluster
+            .client("tidemill-changelogs", &own, cluster.quiet())
             .map_err(|error| KafkaError::Config(error.to_string()))?;
         let records = Records::of(consumer);
         let records =

@@ -2,18 +2,21 @@
 //! settings that all clients of this host share.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::embedded::Embedded;
+use super::health::{Denial, Health};
 use super::properties;
+use super::raw::Native;
+use super::tokens::{self, Tokens};
 
 /// Which brokers to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +52,14 @@ pub enum KafkaError {
         servers: String,
         /// librdkafka's words.
         cause: String,
+    },
+    /// The two do not trust each other.
+    #[error("no connection to Kafka at {servers}: {denial}")]
+    Denied {
+        /// The bootstrap servers.
+        servers: String,
+        /// Who does not trust whom, and what to do.
+        denial: Denial,
     },
     /// A topic does not exist and cannot be made.
     #[error("the topic {topic:?} does not exist and could not be created: {cause}")]
@@ -106,27 +117,6 @@ pub enum KafkaError {
     },
 }
 
-/// Whether the cluster answers, as far as the clients noticed.
-#[derive(Debug, Default)]
-pub(super) struct Health {
-    up: AtomicBool,
-    /// Nobody wants to know any more.
-    ending: AtomicBool,
-}
-
-impl Health {
-    fn set(&self, up: bool) {
-        let changed = self.up.swap(up, Ordering::Relaxed) != up;
-        if changed && !self.ending.load(Ordering::Relaxed) {
-            if up {
-                tracing::info!("Kafka answers");
-            } else {
-                tracing::warn!("Kafka does not answer");
-            }
-        }
-    }
-}
-
 /// The context of clients without callbacks of their own: their log lines and
 /// errors go to the host's log, and to its health.
 #[derive(Clone)]
@@ -137,6 +127,14 @@ pub(super) struct Quiet {
 impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log(level, facility, message);
+        // Some reasons for a broken connection are logged alone.
+        if facility == "FAIL" {
+            let reason = message
+                .split_once("]: ")
+                .map_or(message, |(_, reason)| reason);
+            let code = RDKafkaErrorCode::BrokerTransportFailure;
+            self.health.hear(Some(code), reason);
+        }
     }
 
     fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {
@@ -147,13 +145,10 @@ impl ClientContext for Quiet {
 impl ConsumerContext for Quiet {}
 
 impl Quiet {
-    /// An error of a client as a whole: noted, and seen as ill health if no
-    /// broker is left. librdkafka goes on trying by itself.
+    /// An error of a client as a whole. librdkafka goes on trying by itself.
     pub(super) fn client_error(&self, error: &rdkafka::error::KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.health.set(false);
-        }
         tracing::debug!(target: "librdkafka", %error, "{reason}");
+        self.health.hear(error.rdkafka_error_code(), reason);
     }
 }
 
@@ -178,9 +173,11 @@ pub struct Cluster {
     properties: BTreeMap<String, String>,
     pub(super) topics: Topics,
     pub(super) health: Arc<Health>,
+    /// What the clients authenticate with, if it is not in their properties.
+    tokens: Option<Tokens>,
     /// Asks for metadata and watermarks; belongs to no group and reads nothing.
     /// Uncommitted records count: a partition ends at its high watermark.
-    pub(super) asker: BaseConsumer<Quiet>,
+    pub(super) asker: Arc<BaseConsumer<Quiet>>,
     /// Whether groups are kept by the broker (KIP-848), as far as is known.
     modern_groups: AtomicBool,
 }
@@ -193,10 +190,11 @@ impl Cluster {
     /// need not answer yet.
     pub fn connect(
         brokers: &Brokers,
-        properties: BTreeMap<String, String>,
+        mut properties: BTreeMap<String, String>,
         topics: Topics,
     ) -> Result<Cluster, KafkaError> {
         properties::check(&properties).map_err(KafkaError::Config)?;
+        let source = tokens::source(&mut properties).map_err(KafkaError::Config)?;
         let (embedded, servers) = match brokers {
             Brokers::Embedded => {
                 let embedded = Embedded::start()?;
@@ -207,11 +205,18 @@ impl Cluster {
         };
         let health = Arc::new(Health::default());
         let own = [("isolation.level", "read_uncommitted")];
-        let asker = base(&servers, &properties, "tidemill", &own)
+        let asker: BaseConsumer<Quiet> = base(&servers, &properties, "tidemill", &own)
             .create_with_context(Quiet {
                 health: health.clone(),
             })
             .map_err(|error| KafkaError::Config(error.to_string()))?;
+        let asker = Arc::new(asker);
+        listen(&asker)?;
+        let tokens = source.map(|source| Tokens::start(source, health.clone()));
+        let tokens = tokens.transpose()?;
+        if let Some(tokens) = &tokens {
+            tokens.enrol(&asker);
+        }
         // These are the client's to set only where the client keeps the group.
         let classic = ["session.timeout.ms", "heartbeat.interval.ms"];
         let classic = embedded.is_some()
@@ -226,6 +231,7 @@ impl Cluster {
             properties,
             topics,
             health,
+            tokens,
             asker,
         })
     }
@@ -242,12 +248,32 @@ impl Cluster {
 
     /// Whether the cluster answered when it was last asked.
     pub fn is_up(&self) -> bool {
-        self.health.up.load(Ordering::Relaxed)
+        self.health.is_up()
+    }
+
+    /// Waits until the cluster has not answered for a while.
+    pub async fn gone(&self) {
+        const PERIOD: Duration = Duration::from_millis(100);
+        const PERIODS: u32 = 20;
+        let mut down = 0;
+        while down < PERIODS {
+            tokio::time::sleep(PERIOD).await;
+            down = if self.is_up() { 0 } else { down + 1 };
+        }
+    }
+
+    /// What is wrong with the cluster, for everyone to hear; none if it answers.
+    pub fn trouble(&self) -> Option<String> {
+        match (self.is_up(), self.health.denial()) {
+            (true, _) => None,
+            (false, Some(denial)) => Some(format!("no connection to Kafka: {}", denial.advice())),
+            (false, None) => Some("Kafka does not answer".to_owned()),
+        }
     }
 
     /// The host is ending: that the cluster is lost is no news from here on.
     pub fn ending(&self) {
-        self.health.ending.store(true, Ordering::Relaxed);
+        self.health.ending();
     }
 
     /// Whether connections are neither encrypted nor authenticated.
@@ -288,9 +314,13 @@ impl Cluster {
     }
 
     pub(super) fn unreachable(&self, error: &rdkafka::error::KafkaError) -> KafkaError {
-        KafkaError::Unreachable {
-            servers: self.servers.clone(),
-            cause: error.to_string(),
+        let servers = self.servers.clone();
+        match self.health.denial() {
+            Some(denial) if !self.is_up() => KafkaError::Denied { servers, denial },
+            _ => KafkaError::Unreachable {
+                servers,
+                cause: error.to_string(),
+            },
         }
     }
 
@@ -298,11 +328,44 @@ impl Cluster {
         self.embedded.as_ref()
     }
 
-    /// The settings of a client: those that all share, its own, and over both
-    /// what the user set. What the user may not set was refused by then.
-    pub(super) fn config(&self, client: &str, own: &[(&str, &str)]) -> ClientConfig {
-        base(&self.servers, &self.properties, client, own)
+    /// Makes a client. Its settings are those that all share, its own, and over
+    /// both what the user set. What the user may not set was refused by then.
+    pub(super) fn client<C: ClientContext, T: FromClientConfigAndContext<C> + Native + 'static>(
+        &self,
+        name: &str,
+        own: &[(&str, &str)],
+        context: C,
+    ) -> Result<Arc<T>, rdkafka::error::KafkaError> {
+        let config = base(&self.servers, &self.properties, name, own);
+        let client = Arc::new(config.create_with_context(context)?);
+        if let Some(tokens) = &self.tokens {
+            tokens.enrol(&client);
+        }
+        Ok(client)
     }
+
+    /// The context of a client that needs no callbacks.
+    pub(super) fn quiet(&self) -> Quiet {
+        Quiet {
+            health: self.health.clone(),
+        }
+    }
+}
+
+/// Has a client that reads nothing tell its errors, on a thread of its own, until
+/// it is dropped.
+fn listen(asker: &Arc<BaseConsumer<Quiet>>) -> Result<(), KafkaError> {
+    const PERIOD: Duration = Duration::from_millis(100);
+    let asker: Weak<_> = Arc::downgrade(asker);
+    let listening = std::thread::Builder::new().name("tidemill-kafka".to_owned());
+    let listening = listening.spawn(move || {
+        while let Some(asker) = asker.upgrade() {
+            // Its context hears them; what comes back here is the same again.
+            let _ = asker.poll(PERIOD);
+        }
+    });
+    listening.map_err(|error| KafkaError::Config(error.to_string()))?;
+    Ok(())
 }
 
 fn base(
@@ -321,6 +384,12 @@ fn base(
         .set("socket.keepalive.enable", "true")
         .set("allow.auto.create.topics", "false")
         .set_log_level(RDKafkaLogLevel::Info);
+    // OpenSSL that is built along does not know where this system keeps its
+    // certificates; librdkafka does. Who names a place in the environment means
+    // it for OpenSSL.
+    if ["SSL_CERT_FILE", "SSL_CERT_DIR"].map(std::env::var_os) == [None, None] {
+        config.set("ssl.ca.location", "probe");
+    }
     for (name, value) in own {
         config.set(*name, *value);
     }

@@ -54,6 +54,8 @@ pub enum Received {
     OutOfRange,
     /// Reading failed for now; librdkafka tries again by itself.
     Failed(String),
+    /// This host may not read the topic. Told once; librdkafka goes on trying.
+    Forbidden(String),
 }
 
 /// What is wrong with a member.
@@ -141,22 +143,21 @@ impl Consumer {
             // The mock broker answers an empty fetch only after this time.
             own.push(("fetch.wait.max.ms", "10"));
         }
-        let config = cluster.config(&format!("tidemill-{group}"), &own);
         let context = Context {
-            quiet: Quiet {
-                health: cluster.health.clone(),
-            },
+            quiet: cluster.quiet(),
             changes,
             ends,
             read_to: Mutex::default(),
             leaving: AtomicBool::new(false),
             losses: AtomicU64::new(0),
         };
-        let inner: StreamConsumer<Context> = config.create_with_context(context).map_err(fail)?;
+        let name = format!("tidemill-{group}");
+        let inner: Arc<StreamConsumer<Context>> =
+            cluster.client(&name, &own, context).map_err(fail)?;
         let names: Vec<&str> = topics.iter().map(String::as_str).collect();
         inner.subscribe(&names).map_err(fail)?;
         Ok(Consumer {
-            inner: Arc::new(inner),
+            inner,
             group: group.to_owned(),
             incremental: modern || !together,
             modern,
@@ -389,6 +390,9 @@ impl Queue {
             Err(error) => match error.rdkafka_error_code() {
                 Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
                     Received::OutOfRange
+                }
+                Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                    Received::Forbidden(error.to_string())
                 }
                 _ => Received::Failed(error.to_string()),
             },

@@ -1,6 +1,7 @@
 //! Records of the past: reading a span of a partition, outside of any group, and
 //! removing its beginning.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -50,11 +51,8 @@ impl Cluster {
             ("fetch.queue.backoff.ms", "10"),
             ("queued.max.messages.kbytes", "16384"),
         ];
-        let reader: BaseConsumer<Quiet> = self
-            .config("tidemill-past", &own)
-            .create_with_context(Quiet {
-                health: self.health.clone(),
-            })
+        let reader: Arc<BaseConsumer<Quiet>> = self
+            .client("tidemill-past", &own, self.quiet())
             .map_err(|error| KafkaError::Config(error.to_string()))?;
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&source.0, source.1, Offset::Offset(from))
@@ -106,11 +104,8 @@ impl Cluster {
             partition: source.1,
             cause,
         };
-        let admin: AdminClient<Quiet> = self
-            .config("tidemill-admin", &[])
-            .create_with_context(Quiet {
-                health: self.health.clone(),
-            })
+        let admin: Arc<AdminClient<Quiet>> = self
+            .client("tidemill-admin", &[], self.quiet())
             .map_err(|error| fail(error.to_string()))?;
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&source.0, source.1, Offset::Offset(before))
@@ -173,11 +168,8 @@ impl Cluster {
             },
         };
         let own = [("group.id", group), ("enable.auto.commit", "false")];
-        let client: BaseConsumer<Quiet> = self
-            .config("tidemill-asker", &own)
-            .create_with_context(Quiet {
-                health: self.health.clone(),
-            })
+        let client: Arc<BaseConsumer<Quiet>> = self
+            .client("tidemill-asker", &own, self.quiet())
             .map_err(fail)?;
         let mut list = TopicPartitionList::with_capacity(offsets.len());
         for ((topic, partition), offset) in offsets {

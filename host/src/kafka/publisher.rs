@@ -52,16 +52,14 @@ const ROOM: Duration = Duration::from_secs(2);
 
 /// The producer that all services of this host share.
 pub struct Publisher {
-    producer: ThreadedProducer<Context>,
+    producer: Arc<ThreadedProducer<Context>>,
 }
 
 impl Publisher {
     /// Makes the producer; the broker need not answer yet.
     pub fn new(cluster: &Cluster) -> Result<Publisher, KafkaError> {
         let context = Context {
-            quiet: Quiet {
-                health: cluster.health.clone(),
-            },
+            quiet: cluster.quiet(),
         };
         let own = [
             ("enable.idempotence", "true"),
@@ -75,8 +73,7 @@ impl Publisher {
             ("message.max.bytes", "104857600"),
         ];
         let producer = cluster
-            .config("tidemill-publisher", &own)
-            .create_with_context(context)
+            .client("tidemill-publisher", &own, context)
             .map_err(|error| KafkaError::Config(error.to_string()))?;
         Ok(Publisher { producer })
     }

@@ -1,18 +1,20 @@
 //! What the rdkafka crate has no safe form for: a member's generation in its
-//! group, what became of a call that belongs to a transaction, and records read
-//! in batches, with the offset of a partition's end.
+//! group, what became of a call that belongs to a transaction, records read in
+//! batches, with the offset of a partition's end, and a token for a client.
 //!
 //! Everything here is a thin form of one librdkafka function and decides nothing.
 
 use std::ffi::{CStr, CString};
 use std::ptr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rdkafka::admin::AdminClient;
 use rdkafka::client::{Client, ClientContext};
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, StreamConsumer};
 use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::producer::{Producer, ProducerContext};
+use rdkafka::producer::{Producer, ProducerContext, ThreadedProducer};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{TopicPartitionList, bindings};
 
@@ -156,6 +158,69 @@ pub(super) fn call<C: ProducerContext>(
     unsafe { TransactionError::take(error) }
 }
 
+/// A client of any kind.
+pub(super) trait Native: Send + Sync {
+    /// librdkafka's client, alive as long as this is.
+    fn native(&self) -> *mut bindings::rd_kafka_t;
+}
+
+impl<C: ConsumerContext> Native for BaseConsumer<C> {
+    fn native(&self) -> *mut bindings::rd_kafka_t {
+        self.client().native_ptr()
+    }
+}
+
+impl<C: ConsumerContext> Native for StreamConsumer<C> {
+    fn native(&self) -> *mut bindings::rd_kafka_t {
+        self.client().native_ptr()
+    }
+}
+
+impl<C: ProducerContext + 'static> Native for ThreadedProducer<C> {
+    fn native(&self) -> *mut bindings::rd_kafka_t {
+        self.client().native_ptr()
+    }
+}
+
+impl<C: ClientContext> Native for AdminClient<C> {
+    fn native(&self) -> *mut bindings::rd_kafka_t {
+        self.inner().native_ptr()
+    }
+}
+
+/// Gives a client an OAUTHBEARER token, with the time in milliseconds since 1970
+/// until which it is good. The crate's own way has no extensions, and reaches only
+/// clients that are polled.
+pub(super) fn set_token(
+    client: &dyn Native,
+    token: &CStr,
+    principal: &CStr,
+    until_ms: i64,
+    extensions: &[CString],
+) -> Result<(), String> {
+    let mut pairs: Vec<_> = extensions.iter().map(|part| part.as_ptr()).collect();
+    let mut why = [0; 256];
+    // SAFETY: the client and all texts live, and librdkafka copies what it keeps.
+    // It writes no more than it is told there is room for, with a 0 at the end.
+    let (error, why) = unsafe {
+        let error = bindings::rd_kafka_oauthbearer_set_token(
+            client.native(),
+            token.as_ptr(),
+            until_ms,
+            principal.as_ptr(),
+            pairs.as_mut_ptr(),
+            pairs.len(),
+            why.as_mut_ptr(),
+            why.len(),
+        );
+        (error, CStr::from_ptr(why.as_ptr()))
+    };
+    match error {
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),
+        _ => Err(why.to_string_lossy().into_owned()),
+    }
+}
+
 /// The high watermark of a partition, as the last answer to a fetch had it.
 fn known_end(client: &Client<impl ClientContext>, topic: &str, partition: i32) -> Option<i64> {
     let topic = CString::new(topic).ok()?;
@@ -177,7 +242,7 @@ fn known_end(client: &Client<impl ClientContext>, topic: &str, partition: i32) -
 /// The records that a consumer gets.
 pub(super) struct Records<C: ConsumerContext> {
     queue: *mut bindings::rd_kafka_queue_t,
-    consumer: BaseConsumer<C>,
+    consumer: Arc<BaseConsumer<C>>,
 }
 
 // SAFETY: the consumer may be sent, and librdkafka's queues may be used by any
@@ -275,7 +340,7 @@ unsafe fn copy(data: *const std::ffi::c_void, length: usize) -> Option<Bytes> {
 
 impl<C: ConsumerContext> Records<C> {
     /// Those of this consumer; none if it belongs to no group.
-    pub(super) fn of(consumer: BaseConsumer<C>) -> Option<Records<C>> {
+    pub(super) fn of(consumer: Arc<BaseConsumer<C>>) -> Option<Records<C>> {
         // SAFETY: the consumer lives. The reference is ours, or null.
         let queue =
             unsafe { bindings::rd_kafka_queue_get_consumer(consumer.client().native_ptr()) };

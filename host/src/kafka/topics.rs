@@ -169,11 +169,8 @@ impl Cluster {
             topic: topic.to_owned(),
             cause,
         };
-        let admin: AdminClient<Quiet> = self
-            .config("tidemill-admin", &[])
-            .create_with_context(Quiet {
-                health: self.health.clone(),
-            })
+        let admin: Arc<AdminClient<Quiet>> = self
+            .client("tidemill-admin", &[], self.quiet())
             .map_err(|error| refused(error.to_string()))?;
         let mut new = NewTopic::new(
             topic,
@@ -241,11 +238,8 @@ impl Cluster {
         sources: &[Source],
     ) -> Result<BTreeMap<Source, (i64, String)>, KafkaError> {
         let fail = |error: rdkafka::error::KafkaError| self.unreachable(&error);
-        let asker: BaseConsumer<Quiet> = self
-            .config("tidemill-asker", &[("group.id", group)])
-            .create_with_context(Quiet {
-                health: self.health.clone(),
-            })
+        let asker: Arc<BaseConsumer<Quiet>> = self
+            .client("tidemill-asker", &[("group.id", group)], self.quiet())
             .map_err(fail)?;
         let mut list = TopicPartitionList::new();
         for (topic, partition) in sources {

@@ -84,9 +84,7 @@ impl Transactor {
     /// undone. Waits for the broker as long as it takes.
     pub async fn open(cluster: &Cluster, id: &str) -> Result<Transactor, KafkaError> {
         let context = Context {
-            quiet: Quiet {
-                health: cluster.health.clone(),
-            },
+            quiet: cluster.quiet(),
             deliveries: Arc::default(),
         };
         let deliveries = context.deliveries.clone();
@@ -104,9 +102,8 @@ impl Transactor {
             ("message.max.bytes", "104857600"),
             ("topic.metadata.propagation.max.ms", "5000"),
         ];
-        let producer: ThreadedProducer<Context> = cluster
-            .config(&format!("{id}-transactions"), &own)
-            .create_with_context(context)
+        let producer: Arc<ThreadedProducer<Context>> = cluster
+            .client(&format!("{id}-transactions"), &own, context)
             .map_err(|error| KafkaError::Config(error.to_string()))?;
         let (batches, mut received) = mpsc::unbounded_channel::<(Batch, oneshot::Sender<_>)>();
         let ending = Arc::new(AtomicBool::new(false));
@@ -187,7 +184,7 @@ impl Drop for Transactor {
 
 /// The thread's side.
 struct Work {
-    producer: ThreadedProducer<Context>,
+    producer: Arc<ThreadedProducer<Context>>,
     deliveries: Arc<Deliveries>,
     pace: Arc<Mutex<Pace>>,
     ending: Arc<AtomicBool>,
@@ -201,7 +198,7 @@ impl Work {
     /// Makes a call again and again while it can be.
     fn call(&self, call: Call) -> Result<(), TransactionError> {
         loop {
-            match raw::call(&self.producer, call, CALL) {
+            match raw::call(&*self.producer, call, CALL) {
                 Err(error) if error.retriable && !error.fatal && !error.abort => {
                     tracing::debug!(?call, %error, "asking Kafka again");
                     if self.is_ending() {
@@ -301,7 +298,7 @@ impl Work {
             element.set_metadata(&**note);
         }
         loop {
-            match membership.send_offsets(&self.producer, &list, CALL) {
+            match membership.send_offsets(&*self.producer, &list, CALL) {
                 // After a time-out librdkafka goes on by itself; calling again
                 // waits for it.
                 Err(error) if error.retriable && !error.fatal && !error.abort => {

@@ -70,6 +70,9 @@ pub(crate) enum ServeError {
     Task(#[from] tokio::task::JoinError),
 }
 
+/// How long the admin API may take to answer at the end.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
 /// Open files that are asked for: connections, the store, Kafka.
 const FILES: u64 = 65_536;
 
@@ -103,7 +106,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     if let Err(error) = rlimit::increase_nofile_limit(FILES) {
         tracing::warn!(%error, "the limit of open files was not raised");
     }
-    let stop = stop_signals()?;
+    let mut stop = stop_signals()?;
     let tracing = trace::Settings::of_environment()?;
     let metrics = Metrics::new()?;
     let public = bind(&config.http).await?;
@@ -115,22 +118,25 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let brokers = config.kafka.clone();
     let cluster = Cluster::connect(&brokers, config.properties.clone(), config.topics)?;
     let cluster = Arc::new(cluster);
-    let Some(id) = cluster_id(&cluster, &library, stop.clone()).await? else {
-        return Ok(());
-    };
-    let runtime = Runtime::new(&library.cache())?;
-    let store = Store::open(&library.state(&id))?;
     let addresses = Addresses {
         http: local(&public)?,
         admin: local(&admin)?,
         kafka: cluster.servers().to_owned(),
     };
-    let url = format!("http://{}", addresses.http);
     library.keep_addresses(&addresses.named())?;
+    let id = tokio::select! {
+        id = cluster_id(&cluster, &library, stop.clone()) => id?,
+        never = admin::waiting::answer(&public, &admin, &cluster) => match never {},
+    };
+    let Some(id) = id else {
+        return Ok(());
+    };
+    let runtime = Runtime::new(&library.cache())?;
+    let store = Store::open(&library.state(&id))?;
+    let url = format!("http://{}", addresses.http);
     let host = Arc::new(Host::new(
         runtime, library, cluster, &id, store, metrics, url,
     )?);
-
     host.start_kept().await;
     let (stopping, told) = watch::channel(false);
     let publicly = tokio::spawn(listener::run(public, host.clone(), told.clone()));
@@ -138,31 +144,30 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         token: config.admin_token.clone(),
     };
     let privately = tokio::spawn(admin::run(admin, host.clone(), access, told));
-    let watched = watch_cluster(host.clone(), id);
+    // To the end: that Kafka is gone shortens it.
+    let mut watched = tokio::spawn(watch_cluster(host.clone(), id));
     for file in &config.deploy {
         deploy(&host, file).await?;
     }
     host.started();
     banner::print(&config, &addresses, &host);
 
-    let mut stop_first = stop.clone();
     let ended = tokio::select! {
-        _ = stop_first.wait_for(|signals| *signals > 0) => Ok(()),
-        error = watched => Err(error),
+        _ = stop.wait_for(|stop| *stop) => Ok(()),
+        error = &mut watched => Err(error?),
     };
     tracing::info!("stopping: finishing what runs, then leaving; a second signal ends at once");
-    tokio::spawn(async move {
-        let mut stop = stop;
-        if stop.wait_for(|signals| *signals > 1).await.is_ok() {
-            // 128 and the number of SIGINT, as shells have it.
-            std::process::exit(130);
-        }
-    });
+    host.end();
     stopping.send_replace(true);
     let finish = async {
-        publicly.await?;
-        host.stop().await;
-        privately.await
+        // Events need not wait for slow requests.
+        let (answered, ()) = tokio::join!(publicly, host.stop());
+        answered?;
+        // Whoever listens to a stream of the admin API has no end to wait for.
+        match tokio::time::timeout(LAST_ANSWERS, privately).await {
+            Ok(ended) => ended,
+            Err(_) => Ok(()),
+        }
     };
     match tokio::time::timeout(config.grace, finish).await {
         Ok(finished) => finished?,
@@ -205,21 +210,25 @@ fn local(listener: &TcpListener) -> Result<String, ServeError> {
     Ok(listener.local_addr()?.to_string())
 }
 
-/// Counts the signals that ask this process to end.
-fn stop_signals() -> Result<watch::Receiver<u32>, ServeError> {
-    let (count, signals) = watch::channel(0);
+/// Hears the signals that ask this process to end: true from the first one on. The
+/// second one ends it here and now.
+fn stop_signals() -> Result<watch::Receiver<bool>, ServeError> {
+    let (stop, stopped) = watch::channel(false);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::spawn(async move {
         loop {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+            let kind = tokio::select! {
+                _ = terminate.recv() => SignalKind::terminate(),
+                _ = interrupt.recv() => SignalKind::interrupt(),
+            };
+            if stop.send_replace(true) {
+                // 128 and the signal's number, as shells have it.
+                std::process::exit(128 + kind.as_raw_value());
             }
-            count.send_modify(|signals| *signals += 1);
         }
     });
-    Ok(signals)
+    Ok(stopped)
 }
 
 /// The id of the cluster, which the state on disk is kept by. If Kafka does not
@@ -228,7 +237,7 @@ fn stop_signals() -> Result<watch::Receiver<u32>, ServeError> {
 async fn cluster_id(
     cluster: &Arc<Cluster>,
     library: &Library,
-    mut stop: watch::Receiver<u32>,
+    mut stop: watch::Receiver<bool>,
 ) -> Result<Option<String>, ServeError> {
     const EMBEDDED: &str = "embedded";
     if cluster.is_embedded() {
@@ -236,6 +245,7 @@ async fn cluster_id(
         ask(cluster).await?;
         return Ok(Some(EMBEDDED.to_owned()));
     }
+    let mut said = false;
     loop {
         match ask(cluster).await {
             Ok(id) => {
@@ -247,12 +257,16 @@ async fn cluster_id(
                     tracing::warn!(%error, "serving what is here meanwhile");
                     return Ok(Some(id));
                 }
-                None => tracing::warn!(%error, "waiting for it, since this host has never seen it"),
+                None if !said => {
+                    tracing::warn!(%error, "waiting for it, since this host has never seen it");
+                    said = true;
+                }
+                None => tracing::debug!(%error, "still waiting"),
             },
         }
         tokio::select! {
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
-            _ = stop.wait_for(|signals| *signals > 0) => return Ok(None),
+            _ = stop.wait_for(|stop| *stop) => return Ok(None),
         }
     }
 }

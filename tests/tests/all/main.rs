@@ -6,6 +6,7 @@
     reason = "a test fails by panicking, and shows the answer that it got"
 )]
 
+mod access;
 mod admin;
 mod broker;
 mod cli;
@@ -19,7 +20,9 @@ mod http;
 mod invocations;
 mod offsets;
 mod operating;
+mod secured;
 mod seeds;
+mod shutdown;
 mod soak;
 mod tracing;
 

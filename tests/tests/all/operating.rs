@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tidemill_tests::{Client, Component, Host, Kafka, Manifest, Signal, eventually, unique};
+use tidemill_tests::{Client, Component, Host, Kafka, Manifest, eventually, unique};
 
 use crate::Pair;
 
@@ -21,21 +21,6 @@ fn sigterm_lets_what_runs_finish_and_leaves_with_0() {
     assert!(began.elapsed() < Duration::from_secs(10));
     let reply = slow.join().unwrap();
     assert_eq!((reply.status, reply.text()), (200, "slept"), "{reply:?}");
-}
-
-#[test]
-fn a_second_sigterm_ends_a_host_at_once() {
-    let mut pair = Pair::start("twice", |manifest| manifest);
-    let target = pair.target("sleep?ms=4000");
-    let address = pair.host.http().address().to_owned();
-    let slow = thread::spawn(move || Client::at(&address).try_send("GET", &target, &[], b""));
-    thread::sleep(Duration::from_millis(300));
-    let began = Instant::now();
-    pair.host.process().signal(Signal::TERM);
-    thread::sleep(Duration::from_millis(300));
-    let _ = pair.host.terminate();
-    assert!(began.elapsed() < Duration::from_secs(2));
-    assert!(slow.join().unwrap().is_err());
 }
 
 #[test]
