@@ -73,6 +73,16 @@ impl Problem {
         problem
     }
 
+    /// Something of HTTP that this host does not do.
+    pub fn not_implemented(detail: impl Into<String>) -> Problem {
+        Problem::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "not-implemented",
+            "Not Implemented",
+            detail,
+        )
+    }
+
     /// A request body that is too large.
     pub fn request_too_large(limit: u64) -> Problem {
         Problem::new(

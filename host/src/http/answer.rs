@@ -1,17 +1,17 @@
 //! From a request to a response: route, read, run, commit, answer.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, request::Parts};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 
+use super::authority::{authority, check_method};
+use super::connections::HEADER;
 use super::docs;
-use super::listener::HEADER;
 use super::position::{self, POSITION, Positions};
 use crate::dispatch;
 use crate::effects::Effects;
@@ -22,16 +22,6 @@ use crate::runtime::is_hop_by_hop;
 use crate::service::{Revision, Service};
 use crate::state::NotReached;
 
-/// The HTTP version of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Version {
-    Http1,
-    Http2,
-}
-
-/// How long a request's body may take to arrive.
-const BODY: Duration = Duration::from_secs(30);
-
 /// How long a request waits until the state is where its position is.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -40,16 +30,16 @@ const REVISION: HeaderName = HeaderName::from_static("tidemill-revision");
 
 pub(super) type Answer = http::Response<Full<Bytes>>;
 
-/// Answers a request, whatever it is.
+/// Answers a request, whatever it is. Its body has to arrive within `patience`.
 pub(super) async fn answer(
     host: Arc<Host>,
     request: http::Request<Incoming>,
-    version: Version,
-) -> Result<Answer, Infallible> {
+    patience: Duration,
+) -> Answer {
     let (parts, body) = request.into_parts();
     let has_body = !body.is_end_stream();
-    let answered = try_answer(&host, &parts, body, version).await;
-    Ok(answered.unwrap_or_else(|problem| refuse(&problem, &parts, has_body)))
+    let answered = try_answer(&host, &parts, body, patience).await;
+    answered.unwrap_or_else(|problem| refuse(&problem, &parts, has_body))
 }
 
 /// Turns a request down. A client error is found before the whole body is read,
@@ -67,21 +57,24 @@ async fn try_answer(
     host: &Arc<Host>,
     parts: &Parts,
     body: Incoming,
-    version: Version,
+    patience: Duration,
 ) -> Result<Answer, Problem> {
     let path = parts.uri.path();
+    let authority = authority(parts)?;
+    check_method(&parts.method)?;
+    check_coding(&parts.headers)?;
     if let Some(page) = docs::page(host, &parts.method, path)? {
         return Ok(page);
     }
     if header_size(&parts.headers) > HEADER {
         return Err(Problem::header_too_large(HEADER));
     }
-    let authority = authority(parts, version)?;
     let found = host.routes().find(authority, path).cloned();
     let service = found.ok_or_else(|| Problem::no_route(path))?;
     let revision = service.current();
     let has_body = !body.is_end_stream();
-    let answered = serve(host, &service, &revision, parts, body, authority).await;
+    let body = read(body, revision.manifest.limits.request, patience);
+    let answered = serve(host, &service, &revision, parts, authority, body).await;
     let mut response = answered.unwrap_or_else(|problem| refuse(&problem, parts, has_body));
     service.metrics.responded(response.status());
     if let Ok(revision) = HeaderValue::from_str(revision.short()) {
@@ -95,17 +88,17 @@ async fn serve(
     service: &Service,
     revision: &Arc<Revision>,
     parts: &Parts,
-    body: Incoming,
     authority: &str,
+    body: impl Future<Output = Result<Vec<u8>, Problem>>,
 ) -> Result<Answer, Problem> {
-    let body = read(body, revision.manifest.limits.request).await?;
+    let body = body.await?;
     reach(service, revision, &parts.headers).await?;
     let target = parts.uri.path_and_query();
     let request = Request {
         method: parts.method.as_str().to_owned(),
         target: target.map_or("/", |target| target.as_str()).to_owned(),
         authority: authority.to_owned(),
-        headers: end_to_end(&parts.headers),
+        headers: end_to_end(&parts.headers, authority),
         body,
     };
     match dispatch::request(service, revision, request).await {
@@ -157,27 +150,21 @@ fn header_size(headers: &HeaderMap) -> usize {
         .sum()
 }
 
-/// The host name that a request is for. HTTP/1.1 must name one, and only one
-/// (RFC 9112, section 3.2).
-fn authority(parts: &Parts, version: Version) -> Result<&str, Problem> {
-    let mut hosts = parts.headers.get_all(HOST).iter();
-    let (host, another) = (hosts.next(), hosts.next());
-    if another.is_some() {
-        return Err(Problem::malformed("The request has several host fields."));
-    }
-    if let Some(authority) = parts.uri.authority() {
-        return Ok(authority.as_str());
-    }
-    let needed = version == Version::Http1 && parts.version == http::Version::HTTP_11;
-    match host.map(HeaderValue::to_str) {
-        Some(Ok(host)) => Ok(host),
-        Some(Err(_)) => Err(Problem::malformed("The host field is not a host name.")),
-        None if needed => Err(Problem::malformed("The request has no host field.")),
-        None => Ok(""),
+/// Refuses a body that is coded otherwise than in chunks: a handler would get
+/// it coded, and not be told (RFC 9112, section 6.1).
+fn check_coding(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let known = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if known(coding) => Ok(()),
+        _ => Err(Problem::not_implemented(
+            "This host knows no transfer-encoding other than chunked.",
+        )),
     }
 }
 
-async fn read(body: Incoming, limit: u64) -> Result<Vec<u8>, Problem> {
+async fn read(body: Incoming, limit: u64, patience: Duration) -> Result<Vec<u8>, Problem> {
     if body.is_end_stream() {
         return Ok(Vec::new());
     }
@@ -186,17 +173,18 @@ async fn read(body: Incoming, limit: u64) -> Result<Vec<u8>, Problem> {
         return Err(too_large());
     }
     let limited = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
-    match tokio::time::timeout(BODY, limited.collect()).await {
+    match tokio::time::timeout(patience, limited.collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes().into()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => Err(Problem::malformed("The request's body broke off.")),
-        Err(_) => Err(Problem::slow_body(BODY.as_secs())),
+        Err(_) => Err(Problem::slow_body(patience.as_secs())),
     }
 }
 
 /// The header fields that are for the handler, and not for the connection
-/// (RFC 9110, section 7.6.1).
-fn end_to_end(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
+/// (RFC 9110, section 7.6.1). The host field says what the request is for, even
+/// if its target said otherwise.
+fn end_to_end(headers: &HeaderMap, authority: &str) -> Vec<(String, Vec<u8>)> {
     let named: Vec<String> = headers
         .get_all(CONNECTION)
         .iter()
@@ -207,8 +195,14 @@ fn end_to_end(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
     let kept = headers.iter().filter(|(name, _)| {
         !is_hop_by_hop(name.as_str()) && !named.iter().any(|named| named == name.as_str())
     });
-    kept.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
-        .collect()
+    kept.map(|(name, value)| {
+        let value = match name {
+            name if name == HOST => authority.as_bytes(),
+            _ => value.as_bytes(),
+        };
+        (name.as_str().to_owned(), value.to_vec())
+    })
+    .collect()
 }
 
 /// Publishes what a handler published. Only then is there an answer, with where

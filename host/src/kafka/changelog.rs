@@ -13,6 +13,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::cluster::{Cluster, KafkaError, Quiet};
 use super::consumer::Source;
+use super::properties;
 use super::raw::{Read, Records};
 
 /// What a changelog gave.
@@ -56,7 +57,7 @@ impl ChangelogReader {
             .create_with_context(Quiet {
                 health: cluster.health.clone(),
             })
-            .map_err(|error| KafkaError::Config(error.to_string()))?;
+            .map_err(|error| KafkaError::Config(properties::refusal(&error)))?;
         let records = Records::of(consumer);
         let records =
             records.ok_or_else(|| KafkaError::Config("no queue of records".to_owned()))?;

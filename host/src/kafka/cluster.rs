@@ -211,7 +211,7 @@ impl Cluster {
             .create_with_context(Quiet {
                 health: health.clone(),
             })
-            .map_err(|error| KafkaError::Config(error.to_string()))?;
+            .map_err(|error| KafkaError::Config(properties::refusal(&error)))?;
         // These are the client's to set only where the client keeps the group.
         let classic = ["session.timeout.ms", "heartbeat.interval.ms"];
         let classic = embedded.is_some()

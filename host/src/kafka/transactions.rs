@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::cluster::{Cluster, KafkaError, Quiet};
 use super::consumer::Source;
+use super::properties;
 use super::publisher::{Placed, PublishError, classify, record};
 use super::raw::{self, Call, Membership, TransactionError};
 use crate::effects::Message;
@@ -107,7 +108,7 @@ impl Transactor {
         let producer: ThreadedProducer<Context> = cluster
             .config(&format!("{id}-transactions"), &own)
             .create_with_context(context)
-            .map_err(|error| KafkaError::Config(error.to_string()))?;
+            .map_err(|error| KafkaError::Config(properties::refusal(&error)))?;
         let (batches, mut received) = mpsc::unbounded_channel::<(Batch, oneshot::Sender<_>)>();
         let ending = Arc::new(AtomicBool::new(false));
         let pace = Arc::new(Mutex::new(Pace::default()));

@@ -3,6 +3,7 @@
 mod banner;
 mod config;
 mod logs;
+mod secrets;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,8 +18,9 @@ use tokio::sync::watch;
 pub use config::Args;
 use config::{Config, ConfigError};
 
-use crate::admin::{self, Access};
+use crate::admin;
 use crate::host::{DeployError, Host, HostError};
+use crate::http::connections::Limits;
 use crate::http::listener;
 use crate::kafka::{Cluster, KafkaError};
 use crate::library::{Library, LibraryError};
@@ -70,6 +72,9 @@ pub(crate) enum ServeError {
 /// Open files that are asked for: connections, the store, Kafka.
 const FILES: u64 = 65_536;
 
+/// Connections of the admin listener at once.
+const ADMINS: u64 = 1_000;
+
 /// Runs a host until it is told to stop.
 #[must_use]
 pub fn run(args: Args) -> ExitCode {
@@ -97,9 +102,7 @@ pub fn run(args: Args) -> ExitCode {
 
 async fn serve(config: Config) -> Result<(), ServeError> {
     // A connection is a file, and the usual limit is far below what is served.
-    if let Err(error) = rlimit::increase_nofile_limit(FILES) {
-        tracing::warn!(%error, "the limit of open files was not raised");
-    }
+    let (public_limits, admin_limits) = limits(&config);
     let stop = stop_signals()?;
     let public = bind(&config.http).await?;
     let admin = bind(&config.admin).await?;
@@ -126,11 +129,19 @@ async fn serve(config: Config) -> Result<(), ServeError> {
 
     host.start_kept().await;
     let (stopping, told) = watch::channel(false);
-    let publicly = tokio::spawn(listener::run(public, host.clone(), told.clone()));
-    let access = Access {
-        token: config.admin_token.clone(),
-    };
-    let privately = tokio::spawn(admin::run(admin, host.clone(), access, told));
+    let publicly = tokio::spawn(listener::run(
+        public,
+        host.clone(),
+        public_limits,
+        told.clone(),
+    ));
+    let privately = tokio::spawn(admin::run(
+        admin,
+        host.clone(),
+        config.admin_token.clone(),
+        admin_limits,
+        told,
+    ));
     let watched = watch_cluster(host.clone(), id);
     for file in &config.deploy {
         deploy(&host, file).await?;
@@ -166,6 +177,29 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     }
     tracing::info!("stopped");
     ended
+}
+
+/// What the two listeners may use. Clients get no more than three quarters of
+/// the files that this process may open: the store and Kafka need theirs.
+fn limits(config: &Config) -> (Limits, Limits) {
+    let wanted = config.connections.saturating_mul(2).max(FILES);
+    let files = rlimit::increase_nofile_limit(wanted).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the limit of open files was not raised");
+        1024
+    });
+    let public = config.connections.min(files / 8 * 6);
+    if public < config.connections {
+        tracing::info!(
+            files,
+            connections = public,
+            "fewer connections than --connections: this process may not open more files"
+        );
+    }
+    let limits = |connections: u64| Limits {
+        connections: usize::try_from(connections).unwrap_or(usize::MAX),
+        patience: config.client_timeout,
+    };
+    (limits(public), limits(ADMINS.min(files / 8)))
 }
 
 /// Where the host can be reached.
