@@ -118,6 +118,12 @@ impl Problem {
         Problem::new(StatusCode::BAD_REQUEST, "malformed", "Bad Request", detail)
     }
 
+    /// Whether the request is not as HTTP, or this host's HTTP, has it. Then
+    /// nothing more is taken from its connection: what follows may be part of it.
+    pub fn is_of_http(&self) -> bool {
+        matches!(self.kind, "malformed" | "not-implemented")
+    }
+
     /// What a request's failed invocation means to its client.
     pub fn of_failure(failure: &Failure) -> Problem {
         match failure {

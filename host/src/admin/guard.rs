@@ -10,14 +10,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, HeaderName, HeaderValue, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::header::{
+    AUTHORIZATION, CONNECTION, HeaderName, HeaderValue, ORIGIN, WWW_AUTHENTICATE,
+};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use prometheus::IntCounterVec;
 
-use crate::http::authority::authority;
+use crate::http::authority::{authority, check_coding, check_method};
 use crate::problem::Problem;
 use crate::seldom::Seldom;
 
@@ -45,7 +47,7 @@ pub(super) async fn check(
     let (parts, body) = request.into_parts();
     match access.judge(&parts) {
         Ok(()) => next.run(Request::from_parts(parts, body)).await,
-        Err(problem) => access.deny(&problem, parts.extensions.get()),
+        Err(problem) => access.deny(&problem, &parts),
     }
 }
 
@@ -58,23 +60,29 @@ impl Access {
         }
     }
 
-    fn deny(&self, problem: &Problem, client: Option<&Client>) -> Response {
+    fn deny(&self, problem: &Problem, request: &Parts) -> Response {
         self.denied.with_label_values(&[problem.kind]).inc();
         if let Some(times) = self.said.is_due() {
+            let client = request.extensions.get::<Client>();
             let client = client.map(|client| client.0.to_string());
             let reason = problem.kind;
             tracing::warn!(reason, client, times, "the admin API turned a request away");
         }
         let mut response = problem.response(&HeaderMap::new()).into_response();
+        let headers = response.headers_mut();
         if problem.status == StatusCode::UNAUTHORIZED {
-            let headers = response.headers_mut();
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if problem.is_of_http() && request.version < Version::HTTP_2 {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }
 
     fn judge(&self, request: &Parts) -> Result<(), Problem> {
         let authority = authority(request)?;
+        check_method(&request.method)?;
+        check_coding(&request.headers)?;
         match &self.token {
             Some(token) => with_token(token, &request.headers),
             None => from_here(authority, &request.headers),

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, request::Parts};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 
-use super::authority::{authority, check_method};
+use super::authority::{authority, check_coding, check_method};
 use super::connections::HEADER;
 use super::docs;
 use super::position::{self, POSITION, Positions};
@@ -46,7 +46,8 @@ pub(super) async fn answer(
 /// and what is left of it is in the way of the connection's next request.
 fn refuse(problem: &Problem, parts: &Parts, has_body: bool) -> Answer {
     let mut response = problem.response(&parts.headers);
-    if has_body && problem.status.is_client_error() && parts.version < http::Version::HTTP_2 {
+    let unread = has_body && problem.status.is_client_error();
+    if (unread || problem.is_of_http()) && parts.version < http::Version::HTTP_2 {
         let headers = response.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -148,20 +149,6 @@ fn header_size(headers: &HeaderMap) -> usize {
     fields
         .map(|(name, value)| name.as_str().len() + value.len())
         .sum()
-}
-
-/// Refuses a body that is coded otherwise than in chunks: a handler would get
-/// it coded, and not be told (RFC 9112, section 6.1).
-fn check_coding(headers: &HeaderMap) -> Result<(), Problem> {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let known = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
-    match (codings.next(), codings.next()) {
-        (None, _) => Ok(()),
-        (Some(coding), None) if known(coding) => Ok(()),
-        _ => Err(Problem::not_implemented(
-            "This host knows no transfer-encoding other than chunked.",
-        )),
-    }
 }
 
 async fn read(body: Incoming, limit: u64, patience: Duration) -> Result<Vec<u8>, Problem> {

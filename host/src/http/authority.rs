@@ -1,9 +1,10 @@
-//! Whom a request is for, where HTTP has several places that say so.
+//! Whom a request is for and where it ends, where HTTP has several ways to say
+//! so.
 //!
 //! Programs before and behind this host must come to the same answer, or one of
 //! them lets pass what the other would not: so what is ambiguous is refused.
 
-use http::header::{HOST, HeaderValue};
+use http::header::{HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Method, Version};
 
@@ -65,6 +66,20 @@ pub(crate) fn check_method(method: &Method) -> Result<(), Problem> {
         )));
     }
     Ok(())
+}
+
+/// Refuses a body that is coded otherwise than in chunks: a handler would get
+/// it coded, and not be told (RFC 9112, section 6.1).
+pub(crate) fn check_coding(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let known = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if known(coding) => Ok(()),
+        _ => Err(Problem::not_implemented(
+            "This host knows no transfer-encoding other than chunked.",
+        )),
+    }
 }
 
 #[cfg(test)]

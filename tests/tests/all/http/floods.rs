@@ -210,7 +210,7 @@ fn a_header_without_end_is_refused_in_http_2() {
     let mut pair = Pair::start("continued", |manifest| manifest);
     pair.both_serve();
     let before = Usage::of(&mut pair.host);
-    let many = fields(&[("x-field", &"x".repeat(1_000)); 16]);
+    let many = fields(&[("x-field", &*"x".repeat(1_000)); 16]);
     for client in [pair.host.http(), pair.host.admin()] {
         for part in [&many[..], b""] {
             let mut frames = Frames::connect(client.address(), &[]);

