@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
+use crate::http::connections::broken_off;
 use crate::problem::Problem;
 
 /// How large a body may be, and how long it may take to arrive.
@@ -21,13 +22,13 @@ pub(super) struct Bound {
 /// Reads a request's body before anything is made of it.
 pub(super) async fn read(State(bound): State<Bound>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
-    match collect(body, bound).await {
+    match collect(parts.version, body, bound).await {
         Ok(body) => next.run(Request::from_parts(parts, body.into())).await,
         Err(problem) => problem.response(&HeaderMap::new()).into_response(),
     }
 }
 
-async fn collect(body: Body, bound: Bound) -> Result<Bytes, Problem> {
+async fn collect(version: Version, body: Body, bound: Bound) -> Result<Bytes, Problem> {
     let limited = Limited::new(body, bound.bytes);
     match tokio::time::timeout(bound.time, limited.collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
@@ -37,7 +38,7 @@ async fn collect(body: Body, bound: Bound) -> Result<Bytes, Problem> {
             "Content Too Large",
             format!("This resource takes at most {} bytes.", bound.bytes),
         )),
-        Ok(Err(_)) => Err(Problem::malformed("The request's body broke off.")),
+        Ok(Err(_)) => Err(broken_off(version).await),
         Err(_) => Err(Problem::slow_body(bound.time.as_secs())),
     }
 }

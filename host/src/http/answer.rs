@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 
 use super::authority::{authority, check_coding, check_method};
-use super::connections::HEADER;
+use super::connections::{HEADER, broken_off};
 use super::docs;
 use super::position::{self, POSITION, Positions};
 use crate::dispatch;
@@ -74,7 +74,7 @@ async fn try_answer(
     let service = found.ok_or_else(|| Problem::no_route(path))?;
     let revision = service.current();
     let has_body = !body.is_end_stream();
-    let body = read(body, revision.manifest.limits.request, patience);
+    let body = read(parts, body, revision.manifest.limits.request, patience);
     let answered = serve(host, &service, &revision, parts, authority, body).await;
     let mut response = answered.unwrap_or_else(|problem| refuse(&problem, parts, has_body));
     service.metrics.responded(response.status());
@@ -151,7 +151,12 @@ fn header_size(headers: &HeaderMap) -> usize {
         .sum()
 }
 
-async fn read(body: Incoming, limit: u64, patience: Duration) -> Result<Vec<u8>, Problem> {
+async fn read(
+    parts: &Parts,
+    body: Incoming,
+    limit: u64,
+    patience: Duration,
+) -> Result<Vec<u8>, Problem> {
     if body.is_end_stream() {
         return Ok(Vec::new());
     }
@@ -163,7 +168,7 @@ async fn read(body: Incoming, limit: u64, patience: Duration) -> Result<Vec<u8>,
     match tokio::time::timeout(patience, limited.collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes().into()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Problem::malformed("The request's body broke off.")),
+        Ok(Err(_)) => Err(broken_off(parts.version).await),
         Err(_) => Err(Problem::slow_body(patience.as_secs())),
     }
 }

@@ -24,6 +24,7 @@ use tokio_io_timeout::TimeoutStream;
 
 use super::streams::{self, Streams};
 use crate::metrics::{Closed, ConnectionMetrics};
+use crate::problem::Problem;
 use crate::seldom::Seldom;
 
 /// Header fields of an HTTP/1.1 request.
@@ -176,6 +177,16 @@ async fn serve(
         }
     }
     Ok(())
+}
+
+/// What to answer to a request whose body broke off. In HTTP/2 that has reset its
+/// stream, or is about to, and an answer could overtake it: this waits for the
+/// stream's end, which ends what waits.
+pub(crate) async fn broken_off(version: http::Version) -> Problem {
+    if version == http::Version::HTTP_2 {
+        std::future::pending::<()>().await;
+    }
+    Problem::malformed("The request's body broke off.")
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
