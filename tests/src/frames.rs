@@ -55,6 +55,8 @@ impl Frames {
         for timeout in [TcpStream::set_read_timeout, TcpStream::set_write_timeout] {
             timeout(&stream, Some(Duration::from_secs(20))).unwrap();
         }
+        // Small frames are not to wait for one another.
+        stream.set_nodelay(true).unwrap();
         let mut frames = Self(stream);
         let settings: Vec<u8> = settings
             .iter()

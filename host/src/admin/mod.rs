@@ -250,7 +250,11 @@ fn deploy_refused(error: &DeployError) -> Response {
             "The host failed",
         ),
     };
-    tracing::warn!(%error, "deploy refused");
+    match error {
+        // What it quotes may be a secret, and is for who deploys.
+        DeployError::Manifest(_) => tracing::warn!("deploy refused: {title}"),
+        _ => tracing::warn!(%error, "deploy refused"),
+    }
     refuse(status, kind, title, error.to_string())
 }
 

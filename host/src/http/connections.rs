@@ -18,6 +18,7 @@ use hyper::body::{Body, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
@@ -215,6 +216,9 @@ async fn version(stream: &TcpStream) -> io::Result<Version> {
         }
         // A part of the preface: peeking does not wait for the rest. Many who
         // send no more are not to keep the host busy.
+        if stream.ready(Interest::READABLE).await?.is_read_closed() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         tokio::time::sleep(pause).await;
         pause = (2 * pause).min(Duration::from_secs(1));
     }

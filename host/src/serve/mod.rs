@@ -103,6 +103,9 @@ pub fn run(args: Args) -> ExitCode {
 async fn serve(config: Config) -> Result<(), ServeError> {
     // A connection is a file, and the usual limit is far below what is served.
     let (public_limits, admin_limits) = limits(&config);
+    // A core dump has all secrets in it. Who wants one can ask a debugger.
+    let most = rlimit::Resource::CORE.get_hard().unwrap_or(0);
+    let _ = rlimit::Resource::CORE.set(0, most);
     let stop = stop_signals()?;
     let public = bind(&config.http).await?;
     let admin = bind(&config.admin).await?;

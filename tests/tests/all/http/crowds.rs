@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::ops::Range;
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -23,6 +25,23 @@ fn files(wanted: usize) -> usize {
     })
 }
 
+/// Opens a connection for each number. Some are silent, some in the middle of
+/// something, some between requests.
+fn connect(address: &str, numbers: Range<usize>) -> Vec<TcpStream> {
+    let one = |number: usize| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let said: &[u8] = match number % 4 {
+            0 => b"",
+            1 => b"GET /not",
+            2 => b"GET /nothing HTTP/1.1\r\nhost: a\r\n\r\n",
+            _ => b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+        };
+        stream.write_all(said).unwrap();
+        stream
+    };
+    numbers.map(one).collect()
+}
+
 #[test]
 fn ten_thousand_idle_connections_hold_up_nobody() {
     let mut pair = Pair::start("crowd", |manifest| manifest);
@@ -32,22 +51,14 @@ fn ten_thousand_idle_connections_hold_up_nobody() {
     if count < 10_000 {
         eprintln!("only {count} connections: this process may not open more files");
     }
-    let mut idle = Vec::new();
-    for number in 0..count {
-        let mut stream = TcpStream::connect(pair.host.http().address()).unwrap();
-        // Some are silent, some in the middle of something, some between requests.
-        match number % 4 {
-            0 => {}
-            1 => stream.write_all(b"GET /not").unwrap(),
-            2 => stream
-                .write_all(b"GET /nothing HTTP/1.1\r\nhost: a\r\n\r\n")
-                .unwrap(),
-            _ => stream
-                .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
-                .unwrap(),
-        }
-        idle.push(stream);
-    }
+    let address = pair.host.http().address();
+    let idle: Vec<TcpStream> = thread::scope(|scope| {
+        let connecting: Vec<_> = (0..8)
+            .map(|part| scope.spawn(move || connect(address, part..count / 8 + part)))
+            .collect();
+        let parts = connecting.into_iter().map(|part| part.join().unwrap());
+        parts.flatten().collect()
+    });
     // New ones, as each of these clients is.
     for _ in 0..100 {
         let request = format!(

@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use tidemill_tests::frames::{Frames, HEADERS_END, frame, get, kind};
-use tidemill_tests::{Usage, eventually};
+use tidemill_tests::{Client, Usage, eventually};
 
 use crate::Pair;
 
@@ -21,7 +21,8 @@ fn send(pair: &Pair, target: &str) -> TcpStream {
 fn has_slots(pair: &Pair, slots: usize) {
     eventually("all slots are free", || {
         std::thread::scope(|scope| {
-            let ask = || pair.host.http().get(&pair.target("sleep?ms=300"));
+            let address = pair.host.http().address();
+            let ask = || Client::at(address).get(&pair.target("sleep?ms=300"));
             let asked: Vec<_> = (0..slots).map(|_| scope.spawn(ask)).collect();
             let statuses = asked.into_iter().map(|one| one.join().unwrap().status);
             let statuses: Vec<u16> = statuses.collect();
