@@ -192,7 +192,7 @@ fn limits(config: &Config) -> (Limits, Limits) {
     });
     let public = config.connections.min(files / 8 * 6);
     if public < config.connections {
-        tracing::info!(
+        tracing::debug!(
             files,
             connections = public,
             "fewer connections than --connections: this process may not open more files"

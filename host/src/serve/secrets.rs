@@ -21,15 +21,22 @@ pub(super) fn properties(path: &Path) -> Result<BTreeMap<String, String>, Config
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let Some((name, value)) = line.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+        let Some((name, value)) = property(line) else {
             return Err(ConfigError::Parse(
                 path.to_owned(),
                 format!("line {}: a property is given as NAME=VALUE", number + 1),
             ));
         };
-        properties.insert(name.trim_end().to_owned(), value.trim_start().to_owned());
+        properties.insert(name, value);
     }
     Ok(properties)
+}
+
+/// A property and its value. None if it is none: then it may be a password.
+pub(super) fn property(text: &str) -> Option<(String, String)> {
+    let (name, value) = text.split_once('=')?;
+    let (name, value) = (name.trim(), value.trim());
+    (!name.is_empty()).then(|| (name.to_owned(), value.to_owned()))
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
