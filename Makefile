@@ -20,6 +20,7 @@ CARGO := cargo
 # In CI a Cargo.lock that is not up to date is an error; elsewhere it is mended.
 LOCKED := $(if $(CI),--locked)
 VENV := $(TARGET)/venv
+H2SPEC := $(TARGET)/h2spec/h2spec
 
 # make run KAFKA=127.0.0.1:9092 ARGS="--data-dir shop"
 KAFKA ?=
@@ -35,6 +36,7 @@ export KAFKA_DIST ?= $(abspath $(TARGET)/kafka/dist)
 export TIDEMILL_BIN ?= $(abspath $(TIDEMILL))
 export TIDEMILL_COMPONENTS ?= $(abspath $(COMPONENTS))
 export TIDEMILL_VENV ?= $(abspath $(VENV))
+export TIDEMILL_H2SPEC ?= $(abspath $(H2SPEC))
 
 # $(call need,command,what for and how to get it)
 need = command -v $(1) >/dev/null 2>&1 || { echo "make: \`$(1)\` is not installed: $(2)" >&2; exit 1; }
@@ -106,7 +108,7 @@ $(TARGET)/.toolchain: rust-toolchain.toml
 ci: fmt-check lint doc deny test ## what CI runs: all checks and all tests
 
 .PHONY: test
-test: seeds guests venv ## run all tests, on the embedded broker and on a real Kafka
+test: seeds guests venv h2spec ## run all tests, on the embedded broker and on a real Kafka
 	@kafka/kafka fetch
 	@$(CARGO) test --release $(LOCKED) --workspace $(if $(TESTS),-- $(TESTS))
 
@@ -174,6 +176,15 @@ deny: ## check licences and advisories with cargo-deny
 	else \
 		echo "make deny: NOT CHECKED: licences and advisories; cargo-deny is not installed (cargo install --locked cargo-deny)" >&2; \
 	fi
+
+# h2spec is a Go program of its own, and the only one here. v2.2.1 is the newest
+# that is a Go module by name.
+.PHONY: h2spec
+h2spec:
+	@test -x $(TIDEMILL_H2SPEC) || { mkdir -p $(dir $(abspath $(H2SPEC))) \
+		&& command -v go >/dev/null 2>&1 \
+		&& GOBIN=$(dir $(abspath $(H2SPEC))) go install github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible; } \
+		|| echo "make test: NOT CHECKED: HTTP/2 conformance; h2spec is not there and could not be fetched with go" >&2
 
 # The clients of the services that Tidemill replaces are Python: so is a check.
 .PHONY: venv

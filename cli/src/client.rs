@@ -36,9 +36,25 @@ pub struct Connection {
         value_name = "TOKEN",
         global = true,
         env = "TIDEMILL_ADMIN_TOKEN",
-        hide_env_values = true
+        hide_env_values = true,
+        conflicts_with = "admin_token_file"
     )]
     pub admin_token: Option<String>,
+    /// A file with the host's admin token
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TIDEMILL_ADMIN_TOKEN_FILE",
+        value_parser = token_in
+    )]
+    pub admin_token_file: Option<String>,
+}
+
+/// The token in a file: all of it, but for white space around it.
+fn token_in(path: &str) -> Result<String, String> {
+    let text = std::fs::read_to_string(path);
+    text.map(|text| text.trim().to_owned())
+        .map_err(|cause| format!("it cannot be read: {cause}"))
 }
 
 /// An admin address: `host:port`, or a URL of one.
@@ -121,6 +137,7 @@ impl Client {
             token: connection
                 .admin_token
                 .clone()
+                .or_else(|| connection.admin_token_file.clone())
                 .filter(|token| !token.is_empty()),
         }
     }

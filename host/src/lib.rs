@@ -19,6 +19,7 @@ pub mod replay;
 pub mod routes;
 pub mod runtime;
 mod sabotage;
+mod seldom;
 pub mod serve;
 pub mod service;
 pub mod state;

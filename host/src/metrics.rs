@@ -52,8 +52,10 @@ pub struct Metrics {
     state_behind: IntGaugeVec,
     services: IntGauge,
     kafka_up: IntGauge,
-    /// Open connections of the public listener.
-    pub connections: IntGauge,
+    connections: IntGaugeVec,
+    closed: IntCounterVec,
+    /// Requests that the admin listener turned away, by why.
+    pub denied: IntCounterVec,
     /// Spans on their way to a collector.
     pub spans: Counts,
 }
@@ -183,9 +185,20 @@ impl Metrics {
             )?,
             services: gauge("tidemill_services", "Deployed services.")?,
             kafka_up: gauge("tidemill_kafka_up", "1 if Kafka answers.")?,
-            connections: gauge(
+            connections: gauges(
                 "tidemill_connections",
-                "Open connections of the public listener.",
+                "Open connections of a listener.",
+                &["listener"],
+            )?,
+            closed: counter(
+                "tidemill_connections_closed_total",
+                "Connections that did not end well, by why.",
+                &["listener", "reason"],
+            )?,
+            denied: counter(
+                "tidemill_admin_denied_total",
+                "Requests that the admin listener turned away, by why.",
+                &["reason"],
             )?,
             spans: Counts {
                 exported: total(
@@ -222,6 +235,14 @@ impl Metrics {
             latest: Arc::default(),
             responses: ["2xx", "3xx", "4xx", "5xx"]
                 .map(|class| self.responses.with_label_values(&[name, class])),
+        }
+    }
+
+    /// The handles of one listener, looked up once.
+    pub(crate) fn connections(&self, listener: &str) -> ConnectionMetrics {
+        ConnectionMetrics {
+            open: self.connections.with_label_values(&[listener]),
+            closed: Closed::NAMES.map(|reason| self.closed.with_label_values(&[listener, reason])),
         }
     }
 
@@ -270,6 +291,55 @@ impl Metrics {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+    }
+}
+
+/// Why a connection did not end well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closed {
+    /// The client took too long.
+    Slow,
+    /// What it sent is not HTTP/1.1.
+    Malformed,
+    /// It cancelled requests without end.
+    Abused,
+    /// Anything else: it broke off, or broke the rules of HTTP/2.
+    Broken,
+}
+
+impl Closed {
+    /// Their names, in order.
+    const NAMES: [&str; 4] = ["slow", "malformed", "abused", "broken"];
+}
+
+/// The connections of one listener.
+#[derive(Clone)]
+pub(crate) struct ConnectionMetrics {
+    open: IntGauge,
+    closed: [IntCounter; Closed::NAMES.len()],
+}
+
+impl ConnectionMetrics {
+    /// A connection is open as long as what this gives is kept.
+    pub(crate) fn opened(&self) -> Open {
+        self.open.inc();
+        Open(self.open.clone())
+    }
+
+    /// A connection did not end well.
+    pub(crate) fn closed(&self, why: Closed) {
+        if let Some(counter) = self.closed.get(why as usize) {
+            counter.inc();
+        }
+    }
+}
+
+/// An open connection, counted.
+pub(crate) struct Open(IntGauge);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

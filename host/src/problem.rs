@@ -85,6 +85,16 @@ impl Problem {
         problem
     }
 
+    /// Something of HTTP that this host does not do.
+    pub fn not_implemented(detail: impl Into<String>) -> Problem {
+        Problem::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "not-implemented",
+            "Not Implemented",
+            detail,
+        )
+    }
+
     /// A request body that is too large.
     pub fn request_too_large(limit: u64) -> Problem {
         Problem::new(
@@ -118,6 +128,12 @@ impl Problem {
     /// A request that HTTP does not allow.
     pub fn malformed(detail: impl Into<String>) -> Problem {
         Problem::new(StatusCode::BAD_REQUEST, "malformed", "Bad Request", detail)
+    }
+
+    /// Whether the request is not as HTTP, or this host's HTTP, has it. Then
+    /// nothing more is taken from its connection: what follows may be part of it.
+    pub fn is_of_http(&self) -> bool {
+        matches!(self.kind, "malformed" | "not-implemented")
     }
 
     /// What a request's failed invocation means to its client.

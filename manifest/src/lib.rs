@@ -12,6 +12,7 @@
 mod error;
 mod parse;
 mod rules;
+mod secrets;
 mod section;
 mod subscribe;
 mod units;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 pub use error::{ManifestError, Problem};
 pub use rules::{RESERVED_PATHS, check_name, check_topic};
+pub use secrets::without_secrets;
 pub use section::{SECTION, SectionError, embed, embedded, is_component};
 
 /// The largest manifest that is read, in bytes.

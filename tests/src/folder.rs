@@ -57,6 +57,14 @@ pub fn venv() -> PathBuf {
     from_env("TIDEMILL_VENV").unwrap_or_else(|| target().join("venv"))
 }
 
+/// The program h2spec, if it could be fetched: `TIDEMILL_H2SPEC`, or beside the
+/// tests.
+#[must_use]
+pub fn h2spec() -> Option<PathBuf> {
+    let path = from_env("TIDEMILL_H2SPEC").unwrap_or_else(|| target().join("h2spec/h2spec"));
+    path.exists().then_some(path)
+}
+
 /// The fetched Kafka.
 pub(crate) fn kafka_dist() -> PathBuf {
     from_env("KAFKA_DIST").unwrap_or_else(|| target().join("kafka/dist"))

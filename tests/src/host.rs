@@ -329,8 +329,11 @@ impl Host {
         self.listen();
     }
 
-    /// Reads where it listens, once it does.
-    fn listen(&mut self) {
+    /// Waits until it listens, and knows where.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn listen(&mut self) {
         let file = self.data_dir().join("addresses.json");
         let deadline = Deadline::usual();
         let addresses: Value = loop {

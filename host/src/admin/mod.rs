@@ -2,28 +2,37 @@
 //!
 //! It is for operators alone: on loopback, or behind a token.
 
+mod body;
 mod guard;
 mod invoke;
 mod operate;
 mod show;
 pub mod waiting;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use hyper::body::Incoming;
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
 use tidemill_cli::api;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-pub use guard::Access;
+use body::Bound;
+use guard::{Access, Client};
 
 use crate::host::{DeployError, Host};
+use crate::http::connections::{self, Answers, Limits};
 use crate::invocation::Failure;
 use crate::kafka::KafkaError;
 use crate::problem::Problem;
@@ -33,27 +42,60 @@ use crate::state::{Tables, ViewError};
 /// The largest component that can be deployed, in bytes.
 const MAX_COMPONENT: usize = 256 << 20;
 
-/// Serves until told to stop.
+/// How long a component may take to arrive.
+const UPLOAD: Duration = Duration::from_secs(600);
+/// The largest body of anything else, in bytes.
+const MAX_BODY: usize = 16 << 20;
+
+/// Serves until told to stop, then lets what was accepted finish.
 pub async fn run(
     listener: TcpListener,
     host: Arc<Host>,
-    access: Access,
-    mut stopping: watch::Receiver<bool>,
+    token: Option<String>,
+    limits: Limits,
+    stopping: watch::Receiver<bool>,
 ) {
-    let router = router(host, Arc::new(access));
-    let serving = axum::serve(listener, router).with_graceful_shutdown(async move {
-        // A sender that is gone means the same.
-        let _ = stopping.wait_for(|stopping| *stopping).await;
-    });
-    if let Err(error) = serving.await {
-        tracing::error!(%error, "the admin listener ended");
+    let metrics = host.metrics.connections("admin");
+    let access = Access::new(token, host.metrics.denied.clone());
+    let router = router(host, Arc::new(access), limits.patience);
+    connections::run(listener, Api(router), limits, metrics, stopping).await;
+}
+
+/// What the admin listener answers with.
+#[derive(Clone)]
+struct Api(Router);
+
+impl Answers for Api {
+    type Body = Body;
+
+    fn answer(
+        self,
+        mut request: axum::http::Request<Incoming>,
+        client: SocketAddr,
+    ) -> impl Future<Output = Response> + Send + 'static {
+        request.extensions_mut().insert(Client(client));
+        let answering = TowerToHyperService::new(self.0).call(request);
+        async move {
+            match answering.await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            }
+        }
     }
 }
 
-fn router(host: Arc<Host>, access: Arc<Access>) -> Router {
-    let deploying = post(deploy).layer(DefaultBodyLimit::max(MAX_COMPONENT));
-    Router::new()
-        .route("/v1/services", get(services).merge(deploying))
+fn router(host: Arc<Host>, access: Arc<Access>, patience: Duration) -> Router {
+    // What axum would bound by itself is bounded in `body`.
+    let component = Bound {
+        bytes: MAX_COMPONENT,
+        time: UPLOAD,
+    };
+    let other = Bound {
+        bytes: MAX_BODY,
+        time: patience,
+    };
+    let deploying = post(deploy).layer(from_fn_with_state(component, body::read));
+    let others = Router::new()
         .route("/v1/services/{name}", get(service).delete(remove))
         .route("/v1/services/{name}/invoke", post(run_by_hand))
         .route("/v1/services/{name}/state", get(state))
@@ -82,7 +124,12 @@ fn router(host: Arc<Host>, access: Arc<Access>) -> Router {
             get(operate::offsets).post(operate::reset),
         )
         .route("/metrics", get(metrics))
-        .layer(axum::middleware::from_fn_with_state(access, guard::check))
+        .layer(from_fn_with_state(other, body::read));
+    Router::new()
+        .route("/v1/services", get(services).merge(deploying))
+        .merge(others)
+        .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(access, guard::check))
         // Probes carry no token; they tell nothing but whether.
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -153,11 +200,7 @@ async fn service(State(host): State<Arc<Host>>, Path(name): Path<String>) -> Res
     }
 }
 
-async fn deploy(
-    State(host): State<Arc<Host>>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
+async fn deploy(State(host): State<Arc<Host>>, headers: HeaderMap, body: Bytes) -> Response {
     if !is_of_type(&headers, "application/wasm") {
         return refuse(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -166,18 +209,6 @@ async fn deploy(
             "A deploy is a component, sent as application/wasm.",
         );
     }
-    let body = match body {
-        Ok(body) => body,
-        Err(error) => {
-            let detail = format!("{error}; a component has at most {MAX_COMPONENT} bytes");
-            return refuse(
-                error.status(),
-                "body",
-                "The component did not arrive",
-                detail,
-            );
-        }
-    };
     // A deploy that has begun is finished, even if its client is gone.
     let deploying = tokio::spawn(async move { host.deploy(body.into()).await });
     match deploying.await {
@@ -220,7 +251,11 @@ fn deploy_refused(error: &DeployError) -> Response {
             "The host failed",
         ),
     };
-    tracing::warn!(%error, "deploy refused");
+    match error {
+        // What it quotes may be a secret, and is for who deploys.
+        DeployError::Manifest(_) => tracing::warn!("deploy refused: {title}"),
+        _ => tracing::warn!(%error, "deploy refused"),
+    }
     refuse(status, kind, title, error.to_string())
 }
 

@@ -68,7 +68,7 @@ pub(super) async fn detail(host: &Host, service: &Arc<Service>) -> Detail {
         size: revision.size,
         imports: revision.component.imported().to_vec(),
         exports: revision.component.exported().to_vec(),
-        manifest: revision.manifest_text.clone(),
+        manifest: tidemill_manifest::without_secrets(&revision.manifest_text),
         group: consumes.then(|| manifest.group().to_owned()),
         delivery: match delivery(manifest, &host.cluster) {
             tidemill_manifest::Delivery::ExactlyOnce => Delivery::ExactlyOnce,

@@ -1,6 +1,5 @@
 //! From a request to a response: route, read, run, commit, answer.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +9,9 @@ use http::{HeaderMap, Method, request::Parts};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 
+use super::authority::{authority, check_coding, check_method};
+use super::connections::{HEADER, broken_off};
 use super::docs;
-use super::listener::HEADER;
 use super::position::{self, POSITION, Positions};
 use crate::dispatch;
 use crate::effects::Effects;
@@ -23,16 +23,6 @@ use crate::service::{Revision, Service};
 use crate::state::NotReached;
 use crate::trace::{self, Server, TraceId};
 
-/// The HTTP version of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Version {
-    Http1,
-    Http2,
-}
-
-/// How long a request's body may take to arrive.
-const BODY: Duration = Duration::from_secs(30);
-
 /// How long a request waits until the state is where its position is.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -41,24 +31,19 @@ const REVISION: HeaderName = HeaderName::from_static("tidemill-revision");
 
 pub(super) type Answer = http::Response<Full<Bytes>>;
 
-/// Answers a request, whatever it is.
+/// Answers a request, whatever it is. Its body has to arrive within `patience`.
 pub(super) async fn answer(
     host: Arc<Host>,
     request: http::Request<Incoming>,
-    version: Version,
-) -> Result<Answer, Infallible> {
+    patience: Duration,
+) -> Answer {
     let (parts, body) = request.into_parts();
     let has_body = !body.is_end_stream();
     let mut span = Server::begin(&parts);
-    let answered = try_answer(&host, &parts, body, version, &mut span).await;
-    let mut answer =
-        answered.unwrap_or_else(|problem| refuse(&problem, &parts, has_body, &mut span));
+    let answered = try_answer(&host, &parts, body, patience, &mut span).await;
+    let answer = answered.unwrap_or_else(|problem| refuse(&problem, &parts, has_body, &mut span));
     span.end(answer.status());
-    if host.is_ending() && version == Version::Http1 {
-        let headers = answer.headers_mut();
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    Ok(answer)
+    answer
 }
 
 /// Turns a request down. A client error is found before the whole body is read,
@@ -66,7 +51,8 @@ pub(super) async fn answer(
 fn refuse(problem: &Problem, parts: &Parts, has_body: bool, span: &mut Server) -> Answer {
     span.fail(problem.kind, problem.status);
     let mut response = problem.response(&parts.headers);
-    if has_body && problem.status.is_client_error() && parts.version < http::Version::HTTP_2 {
+    let unread = has_body && problem.status.is_client_error();
+    if (unread || problem.is_of_http()) && parts.version < http::Version::HTTP_2 {
         let headers = response.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -77,23 +63,26 @@ async fn try_answer(
     host: &Arc<Host>,
     parts: &Parts,
     body: Incoming,
-    version: Version,
+    patience: Duration,
     span: &mut Server,
 ) -> Result<Answer, Problem> {
     let path = parts.uri.path();
+    let authority = authority(parts)?;
+    check_method(&parts.method)?;
+    check_coding(&parts.headers)?;
     if let Some(page) = docs::page(host, &parts.method, path)? {
         return Ok(page);
     }
     if header_size(&parts.headers) > HEADER {
         return Err(Problem::header_too_large(HEADER));
     }
-    let authority = authority(parts, version)?;
     let found = host.routes().find(authority, path).cloned();
     let service = found.ok_or_else(|| Problem::no_route(path))?;
     let revision = service.current();
     let has_body = !body.is_end_stream();
     span.routed(parts, authority, &revision);
-    let answered = serve(host, &service, &revision, parts, body, authority, span).await;
+    let body = read(parts, body, revision.manifest.limits.request, patience);
+    let answered = serve(host, &service, &revision, parts, authority, body, span).await;
     let mut response = answered.unwrap_or_else(|problem| refuse(&problem, parts, has_body, span));
     service.metrics.responded(response.status());
     if let Ok(revision) = HeaderValue::from_str(revision.short()) {
@@ -107,18 +96,18 @@ async fn serve(
     service: &Service,
     revision: &Arc<Revision>,
     parts: &Parts,
-    body: Incoming,
     authority: &str,
+    body: impl Future<Output = Result<Vec<u8>, Problem>>,
     span: &Server,
 ) -> Result<Answer, Problem> {
-    let body = read(body, revision.manifest.limits.request).await?;
+    let body = body.await?;
     reach(service, revision, &parts.headers).await?;
     let target = parts.uri.path_and_query();
     let request = Request {
         method: parts.method.as_str().to_owned(),
         target: target.map_or("/", |target| target.as_str()).to_owned(),
         authority: authority.to_owned(),
-        headers: end_to_end(&parts.headers),
+        headers: end_to_end(&parts.headers, authority),
         body,
         trace: span.context(),
     };
@@ -174,27 +163,12 @@ fn header_size(headers: &HeaderMap) -> usize {
         .sum()
 }
 
-/// The host name that a request is for. HTTP/1.1 must name one, and only one
-/// (RFC 9112, section 3.2).
-fn authority(parts: &Parts, version: Version) -> Result<&str, Problem> {
-    let mut hosts = parts.headers.get_all(HOST).iter();
-    let (host, another) = (hosts.next(), hosts.next());
-    if another.is_some() {
-        return Err(Problem::malformed("The request has several host fields."));
-    }
-    if let Some(authority) = parts.uri.authority() {
-        return Ok(authority.as_str());
-    }
-    let needed = version == Version::Http1 && parts.version == http::Version::HTTP_11;
-    match host.map(HeaderValue::to_str) {
-        Some(Ok(host)) => Ok(host),
-        Some(Err(_)) => Err(Problem::malformed("The host field is not a host name.")),
-        None if needed => Err(Problem::malformed("The request has no host field.")),
-        None => Ok(""),
-    }
-}
-
-async fn read(body: Incoming, limit: u64) -> Result<Vec<u8>, Problem> {
+async fn read(
+    parts: &Parts,
+    body: Incoming,
+    limit: u64,
+    patience: Duration,
+) -> Result<Vec<u8>, Problem> {
     if body.is_end_stream() {
         return Ok(Vec::new());
     }
@@ -203,17 +177,18 @@ async fn read(body: Incoming, limit: u64) -> Result<Vec<u8>, Problem> {
         return Err(too_large());
     }
     let limited = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
-    match tokio::time::timeout(BODY, limited.collect()).await {
+    match tokio::time::timeout(patience, limited.collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes().into()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Problem::malformed("The request's body broke off.")),
-        Err(_) => Err(Problem::slow_body(BODY.as_secs())),
+        Ok(Err(_)) => Err(broken_off(parts.version).await),
+        Err(_) => Err(Problem::slow_body(patience.as_secs())),
     }
 }
 
 /// The header fields that are for the handler, and not for the connection
-/// (RFC 9110, section 7.6.1).
-fn end_to_end(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
+/// (RFC 9110, section 7.6.1). The host field says what the request is for, even
+/// if its target said otherwise.
+fn end_to_end(headers: &HeaderMap, authority: &str) -> Vec<(String, Vec<u8>)> {
     let named: Vec<String> = headers
         .get_all(CONNECTION)
         .iter()
@@ -224,8 +199,14 @@ fn end_to_end(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
     let kept = headers.iter().filter(|(name, _)| {
         !is_hop_by_hop(name.as_str()) && !named.iter().any(|named| named == name.as_str())
     });
-    kept.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
-        .collect()
+    kept.map(|(name, value)| {
+        let value = match name {
+            name if name == HOST => authority.as_bytes(),
+            _ => value.as_bytes(),
+        };
+        (name.as_str().to_owned(), value.to_vec())
+    })
+    .collect()
 }
 
 /// Publishes what a handler published. Only then is there an answer, with where

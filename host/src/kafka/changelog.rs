@@ -14,6 +14,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::cluster::{Cluster, KafkaError, Quiet};
 use super::consumer::Source;
+use super::properties;
 use super::raw::{Read, Records};
 
 /// What a changelog gave.
@@ -54,7 +55,7 @@ impl ChangelogReader {
         ];
         let consumer: Arc<BaseConsumer<Quiet>> = cluster
             .client("tidemill-changelogs", &own, cluster.quiet())
-            .map_err(|error| KafkaError::Config(error.to_string()))?;
+            .map_err(|error| KafkaError::Config(properties::refusal(&error)))?;
         let records = Records::of(consumer);
         let records =
             records.ok_or_else(|| KafkaError::Config("no queue of records".to_owned()))?;

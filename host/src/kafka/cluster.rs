@@ -209,7 +209,7 @@ impl Cluster {
             .create_with_context(Quiet {
                 health: health.clone(),
             })
-            .map_err(|error| KafkaError::Config(error.to_string()))?;
+            .map_err(|error| KafkaError::Config(properties::refusal(&error)))?;
         let asker = Arc::new(asker);
         listen(&asker)?;
         let tokens = source.map(|source| Tokens::start(source, health.clone()));

@@ -3,6 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaConfRes;
+
 /// Properties that the host controls, with the reason.
 const OURS: [(&str, &str); 17] = [
     (
@@ -61,6 +64,20 @@ pub(super) fn check(properties: &BTreeMap<String, String>) -> Result<(), String>
     Ok(())
 }
 
+/// Why librdkafka refuses a configuration, without the value that it refuses:
+/// that may be a password.
+pub(super) fn refusal(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, name, _) => {
+            format!("it has no property {name:?}")
+        }
+        KafkaError::ClientConfig(_, _, name, _) => {
+            format!("the value of {name:?} is not one that it takes")
+        }
+        other => other.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,5 +91,21 @@ mod tests {
         );
         assert!(set("security.protocol").is_ok());
         assert!(set("sasl.password").is_ok());
+    }
+
+    #[test]
+    fn a_refused_value_is_not_repeated() {
+        for (name, value) in [
+            ("sasl.pasword", "hunter2"),
+            ("security.protocol", "hunter2"),
+            ("session.timeout.ms", "hunter2"),
+        ] {
+            let mut config = rdkafka::ClientConfig::new();
+            config.set(name, value);
+            let made = config.create::<rdkafka::consumer::BaseConsumer>();
+            let said = refusal(&made.err().unwrap());
+            assert!(said.contains(name), "{said}");
+            assert!(!said.contains(value), "{said}");
+        }
     }
 }

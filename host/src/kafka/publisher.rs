@@ -14,6 +14,7 @@ use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer}
 use tokio::sync::Notify;
 
 use super::cluster::{Cluster, KafkaError, Quiet};
+use super::properties;
 use crate::effects::Message;
 
 /// Why an event was not published, or may not have been.
@@ -74,7 +75,7 @@ impl Publisher {
         ];
         let producer = cluster
             .client("tidemill-publisher", &own, context)
-            .map_err(|error| KafkaError::Config(error.to_string()))?;
+            .map_err(|error| KafkaError::Config(properties::refusal(&error)))?;
         Ok(Publisher { producer })
     }
 

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::cluster::{Cluster, KafkaError, Quiet};
 use super::consumer::Source;
+use super::properties;
 use super::publisher::{Placed, PublishError, classify, record};
 use super::raw::{self, Call, Membership, TransactionError};
 use crate::effects::Message;
@@ -104,7 +105,7 @@ impl Transactor {
         ];
         let producer: Arc<ThreadedProducer<Context>> = cluster
             .client(&format!("{id}-transactions"), &own, context)
-            .map_err(|error| KafkaError::Config(error.to_string()))?;
+            .map_err(|error| KafkaError::Config(properties::refusal(&error)))?;
         let (batches, mut received) = mpsc::unbounded_channel::<(Batch, oneshot::Sender<_>)>();
         let ending = Arc::new(AtomicBool::new(false));
         let pace = Arc::new(Mutex::new(Pace::default()));

@@ -121,6 +121,8 @@ mod tests {
             http: String::new(),
             admin: String::new(),
             admin_token: Some("s3cret".to_owned()),
+            connections: 20_000,
+            client_timeout: Duration::from_secs(30),
             kafka: Brokers::Embedded,
             properties: BTreeMap::new(),
             data_dir: "data".into(),

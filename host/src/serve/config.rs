@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::secrets;
 use crate::kafka::{Brokers, Topics};
 
 /// Run a host: serve HTTP, consume Kafka, take deployments
-#[derive(Debug, clap::Args)]
+#[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   tidemill serve                                  an embedded broker, nothing to install
   tidemill serve --kafka broker1:9092,broker2:9092
   tidemill serve --deploy target/tidemill/user.wasm
-  TIDEMILL_ADMIN_TOKEN=… tidemill serve --admin 0.0.0.0:8081
+  tidemill serve --admin 0.0.0.0:8081 --admin-token-file /run/secrets/token
 
 The embedded broker is in memory and at-least-once: for trying things out.
 A configuration file has the flags' names as keys, and librdkafka's properties:
@@ -32,22 +33,41 @@ pub struct Args {
     #[arg(long, env = "TIDEMILL_ADMIN", value_name = "ADDR")]
     admin: Option<String>,
 
-    /// The token that the admin API asks for
+    /// The token that the admin API asks for; others can see it in the list of processes
     #[arg(
         long,
         env = "TIDEMILL_ADMIN_TOKEN",
         hide_env_values = true,
-        value_name = "TOKEN"
+        value_name = "TOKEN",
+        conflicts_with = "admin_token_file"
     )]
     admin_token: Option<String>,
+
+    /// A file with the token that the admin API asks for
+    #[arg(long, env = "TIDEMILL_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    admin_token_file: Option<PathBuf>,
+
+    /// Connections that the services' listener takes at once [default: 20000]
+    #[arg(long, env = "TIDEMILL_CONNECTIONS", value_name = "N",
+          value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    connections: Option<u64>,
+
+    /// How long a client may be silent, or read nothing, in seconds [default: 30]
+    #[arg(long, env = "TIDEMILL_CLIENT_TIMEOUT", value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    client_timeout: Option<u64>,
 
     /// Kafka's bootstrap servers, or `embedded` [default: embedded]
     #[arg(long, env = "TIDEMILL_KAFKA", value_name = "BROKERS")]
     kafka: Option<String>,
 
     /// A librdkafka property for all clients; may be repeated
-    #[arg(long, value_name = "NAME=VALUE", value_parser = property, hide_env_values = true)]
-    kafka_property: Vec<(String, String)>,
+    #[arg(long, value_name = "NAME=VALUE")]
+    kafka_property: Vec<String>,
+
+    /// A file of librdkafka properties, a line each: where passwords belong; may be repeated
+    #[arg(long, env = "TIDEMILL_KAFKA_PROPERTY_FILE", value_name = "FILE")]
+    kafka_property_file: Vec<PathBuf>,
 
     /// Where deployments and state are kept [default: in the user's data directory]
     #[arg(long, env = "TIDEMILL_DATA_DIR", value_name = "DIR")]
@@ -85,8 +105,9 @@ pub struct Args {
     config: Option<PathBuf>,
 }
 
-/// What the libraries say of their own work is not for operators.
-const DEFAULT_LOG: &str = "info,fjall=warn,lsm_tree=warn";
+/// What the libraries say of their own work is not for operators, and what h2
+/// warns of is what any client can do as often as it likes.
+const DEFAULT_LOG: &str = "info,fjall=warn,lsm_tree=warn,h2=error";
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize)]
@@ -98,24 +119,21 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-fn property(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        // The value may be a password: it is not repeated.
-        _ => Err("a property is given as NAME=VALUE".to_owned()),
-    }
-}
-
 /// The configuration file.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct File {
     http: Option<String>,
     admin: Option<String>,
     admin_token: Option<String>,
+    admin_token_file: Option<PathBuf>,
+    connections: Option<u64>,
+    client_timeout: Option<u64>,
     kafka: Option<String>,
     #[serde(default)]
     kafka_properties: BTreeMap<String, String>,
+    #[serde(default)]
+    kafka_property_file: Vec<PathBuf>,
     data_dir: Option<PathBuf>,
     partitions: Option<i32>,
     replication: Option<i32>,
@@ -129,19 +147,22 @@ struct File {
 /// What is wrong with what a host was told.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
-    #[error("the configuration file {0:?} cannot be read: {1}")]
+    #[error("the file {0:?} cannot be read: {1}")]
     Read(PathBuf, std::io::Error),
-    #[error("the configuration file {0:?} is not valid:\n{1}")]
+    #[error("the file {0:?} is not valid:\n{1}")]
     Parse(PathBuf, String),
     #[error(
         "this machine has no data directory for the user: say where to keep things with --data-dir"
     )]
     NoDataDir,
     #[error(
-        "the admin API on {0} could be used by others: give it a token with --admin-token or \
+        "the admin API on {0} could be used by others: give it a token with --admin-token-file or \
          TIDEMILL_ADMIN_TOKEN, or keep it on loopback"
     )]
     AdminWithoutToken(String),
+    // It may be a password: it is not repeated.
+    #[error("--kafka-property is given as NAME=VALUE")]
+    Property,
     #[error("the admin token is empty")]
     EmptyToken,
     #[error("{0:?} is not an address to listen on: it has a host and a port, as 127.0.0.1:8080")]
@@ -150,12 +171,13 @@ pub(crate) enum ConfigError {
     Range(&'static str, &'static str),
 }
 
-/// What a host was told, complete and checked.
-#[derive(Debug)]
+/// What a host was told, complete and checked. It has secrets, and so no `Debug`.
 pub(crate) struct Config {
     pub(crate) http: String,
     pub(crate) admin: String,
     pub(crate) admin_token: Option<String>,
+    pub(crate) connections: u64,
+    pub(crate) client_timeout: Duration,
     pub(crate) kafka: Brokers,
     pub(crate) properties: BTreeMap<String, String>,
     pub(crate) data_dir: PathBuf,
@@ -185,7 +207,26 @@ impl Config {
             flag.or(file).unwrap_or_else(|| default.to_owned())
         };
         let mut properties = file.kafka_properties;
-        properties.extend(args.kafka_property);
+        for path in file
+            .kafka_property_file
+            .iter()
+            .chain(&args.kafka_property_file)
+        {
+            properties.extend(secrets::properties(path)?);
+        }
+        for text in &args.kafka_property {
+            let (name, value) = secrets::property(text).ok_or(ConfigError::Property)?;
+            properties.insert(name, value);
+        }
+        // Any flag goes before the file, whichever of the two it is.
+        let admin_token = match (args.admin_token, args.admin_token_file) {
+            (Some(token), _) => Some(token),
+            (None, Some(path)) => Some(secrets::token(&path)?),
+            (None, None) => match (file.admin_token, file.admin_token_file) {
+                (Some(token), _) => Some(token),
+                (None, path) => path.as_deref().map(secrets::token).transpose()?,
+            },
+        };
         let deploy = if args.deploy.is_empty() {
             file.deploy
         } else {
@@ -194,7 +235,11 @@ impl Config {
         let config = Config {
             http: or(args.http, file.http, "127.0.0.1:8080"),
             admin: or(args.admin, file.admin, "127.0.0.1:8081"),
-            admin_token: args.admin_token.or(file.admin_token),
+            admin_token,
+            connections: args.connections.or(file.connections).unwrap_or(20_000),
+            client_timeout: Duration::from_secs(
+                args.client_timeout.or(file.client_timeout).unwrap_or(30),
+            ),
             kafka: match or(args.kafka, file.kafka, "embedded") {
                 embedded if embedded == "embedded" => Brokers::Embedded,
                 servers => Brokers::Servers(servers),
@@ -217,6 +262,12 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         if self.topics.partitions < 1 {
             return Err(ConfigError::Range("partitions", "at least 1"));
+        }
+        if !(1..=1_000_000).contains(&self.connections) {
+            return Err(ConfigError::Range("connections", "1 to 1000000"));
+        }
+        if self.client_timeout.is_zero() {
+            return Err(ConfigError::Range("client-timeout", "at least 1"));
         }
         addresses(&self.http)?;
         let admin = addresses(&self.admin)?;
@@ -242,7 +293,8 @@ fn read(path: PathBuf) -> Result<File, ConfigError> {
                 .count()
                 + 1
         });
-        ConfigError::Parse(path, format!("line {line}: {}", error.message()))
+        let message = secrets::without_value(error.message());
+        ConfigError::Parse(path, format!("line {line}: {message}"))
     })
 }
 
@@ -296,8 +348,8 @@ mod tests {
     #[test]
     fn the_admin_api_is_on_loopback_or_has_a_token() {
         let elsewhere = ["--admin", "0.0.0.0:8081"];
-        let error = config(&elsewhere, "").unwrap_err().to_string();
-        assert!(error.contains("--admin-token"), "{error}");
+        let error = config(&elsewhere, "").err().unwrap().to_string();
+        assert!(error.contains("--admin-token-file"), "{error}");
         let empty = ["--admin", "0.0.0.0:8081", "--admin-token", " "];
         assert!(matches!(config(&empty, ""), Err(ConfigError::EmptyToken)));
         let with_token = ["--admin", "0.0.0.0:8081", "--admin-token", "t"];
@@ -307,16 +359,31 @@ mod tests {
     #[test]
     fn an_error_in_the_file_names_the_line_and_shows_no_value() {
         let file = "admin-token = \"hunter2\"\nadmin-tokn = \"hunter2\"";
-        let error = config(&[], file).unwrap_err().to_string();
+        let error = config(&[], file).err().unwrap().to_string();
         assert!(error.contains("line 2"), "{error}");
         assert!(error.contains("admin-tokn"), "{error}");
         assert!(!error.contains("hunter2"), "{error}");
     }
 
     #[test]
+    fn a_value_of_the_wrong_type_is_not_shown() {
+        for file in [
+            "partitions = \"hunter2\"",
+            "kafka-properties = \"hunter2\"",
+            "log-format = \"hunter2\"",
+            "admin-token = [\"hunter2\"]",
+            "admin-token = hunter2",
+            "admin-token = \"hunter2",
+        ] {
+            let error = config(&[], file).err().unwrap().to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
     fn a_property_without_a_value_is_refused_without_repeating_it() {
-        let parsed = Cli::try_parse_from(["serve", "--kafka-property", "x"]);
-        assert!(parsed.is_err());
+        let error = config(&["--kafka-property", "hunter2"], "").err().unwrap();
+        assert!(!error.to_string().contains("hunter2"), "{error}");
         let config = config(&["--kafka-property", "sasl.password=a=b"], "").unwrap();
         assert_eq!(config.properties["sasl.password"], "a=b");
     }

@@ -3,6 +3,7 @@
 mod banner;
 mod config;
 mod logs;
+mod secrets;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,8 +18,9 @@ use tokio::sync::watch;
 pub use config::Args;
 use config::{Config, ConfigError};
 
-use crate::admin::{self, Access};
+use crate::admin;
 use crate::host::{DeployError, Host, HostError};
+use crate::http::connections::Limits;
 use crate::http::listener;
 use crate::kafka::{Cluster, KafkaError};
 use crate::library::{Library, LibraryError};
@@ -76,6 +78,9 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// Open files that are asked for: connections, the store, Kafka.
 const FILES: u64 = 65_536;
 
+/// Connections of the admin listener at once.
+const ADMINS: u64 = 1_000;
+
 /// Runs a host until it is told to stop.
 #[must_use]
 pub fn run(args: Args) -> ExitCode {
@@ -103,9 +108,10 @@ pub fn run(args: Args) -> ExitCode {
 
 async fn serve(config: Config) -> Result<(), ServeError> {
     // A connection is a file, and the usual limit is far below what is served.
-    if let Err(error) = rlimit::increase_nofile_limit(FILES) {
-        tracing::warn!(%error, "the limit of open files was not raised");
-    }
+    let (public_limits, admin_limits) = limits(&config);
+    // A core dump has all secrets in it. Who wants one can ask a debugger.
+    let most = rlimit::Resource::CORE.get_hard().unwrap_or(0);
+    let _ = rlimit::Resource::CORE.set(0, most);
     let mut stop = stop_signals()?;
     let tracing = trace::Settings::of_environment()?;
     let metrics = Metrics::new()?;
@@ -139,11 +145,19 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     )?);
     host.start_kept().await;
     let (stopping, told) = watch::channel(false);
-    let publicly = tokio::spawn(listener::run(public, host.clone(), told.clone()));
-    let access = Access {
-        token: config.admin_token.clone(),
-    };
-    let privately = tokio::spawn(admin::run(admin, host.clone(), access, told));
+    let publicly = tokio::spawn(listener::run(
+        public,
+        host.clone(),
+        public_limits,
+        told.clone(),
+    ));
+    let privately = tokio::spawn(admin::run(
+        admin,
+        host.clone(),
+        config.admin_token.clone(),
+        admin_limits,
+        told,
+    ));
     // To the end: that Kafka is gone shortens it.
     let mut watched = tokio::spawn(watch_cluster(host.clone(), id));
     for file in &config.deploy {
@@ -179,6 +193,29 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     trace::stop().await;
     tracing::info!("stopped");
     ended
+}
+
+/// What the two listeners may use. Clients get no more than three quarters of
+/// the files that this process may open: the store and Kafka need theirs.
+fn limits(config: &Config) -> (Limits, Limits) {
+    let wanted = config.connections.saturating_mul(2).max(FILES);
+    let files = rlimit::increase_nofile_limit(wanted).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the limit of open files was not raised");
+        1024
+    });
+    let public = config.connections.min(files / 8 * 6);
+    if public < config.connections {
+        tracing::debug!(
+            files,
+            connections = public,
+            "fewer connections than --connections: this process may not open more files"
+        );
+    }
+    let limits = |connections: u64| Limits {
+        connections: usize::try_from(connections).unwrap_or(usize::MAX),
+        patience: config.client_timeout,
+    };
+    (limits(public), limits(ADMINS.min(files / 8)))
 }
 
 /// Where the host can be reached.

@@ -1,5 +1,8 @@
 //! The admin listener: its API, and what it says of itself.
 
+mod apart;
+mod secrets;
+
 use serde_json::json;
 use tidemill_tests::{Component, Host, Manifest, unique};
 

@@ -1,5 +1,12 @@
 //! The public listener: HTTP/1.1 and HTTP/2, and what no client should send.
 
+mod conformance;
+mod crowds;
+mod floods;
+mod leaving;
+mod noise;
+mod smuggling;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::thread;

@@ -41,12 +41,21 @@ struct Pair {
 impl Pair {
     /// Starts both; `change` says what is special about the first one.
     fn start(name: &str, change: impl FnOnce(Manifest) -> Manifest) -> Pair {
+        Pair::with(&[], name, change)
+    }
+
+    /// Starts both, with arguments to the host.
+    fn with(arguments: &[&str], name: &str, change: impl FnOnce(Manifest) -> Manifest) -> Pair {
         let name = unique(name);
         let neighbour = unique("neighbour");
-        let host = Host::embedded([
+        let services = [
             Component::misbehave(&change(Manifest::new(&name))),
             Component::misbehave(&Manifest::new(&neighbour)),
-        ]);
+        ];
+        let host = Host::builder()
+            .arguments(arguments)
+            .deploy(services)
+            .ready();
         Pair {
             host,
             name,
