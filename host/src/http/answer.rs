@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, request::Parts};
+use http::{HeaderMap, Method, StatusCode, request::Parts};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 
@@ -17,6 +17,7 @@ use crate::dispatch;
 use crate::effects::Effects;
 use crate::host::Host;
 use crate::invocation::{Failure, Request, Response};
+use crate::limits::Limit;
 use crate::problem::Problem;
 use crate::runtime::is_hop_by_hop;
 use crate::service::{Revision, Service};
@@ -111,7 +112,14 @@ async fn serve(
     authority: &str,
     span: &Server,
 ) -> Result<Answer, Problem> {
-    let body = read(body, revision.manifest.limits.request).await?;
+    let limit = revision.manifest.limits.request;
+    let body = read(body, limit).await;
+    if let Err(problem) = &body
+        && problem.status == StatusCode::PAYLOAD_TOO_LARGE
+    {
+        service.metrics.hit(Limit::Request);
+    }
+    let body = body?;
     reach(service, revision, &parts.headers).await?;
     let target = parts.uri.path_and_query();
     let request = Request {
