@@ -126,6 +126,18 @@ soak: guests build ## hold that nothing leaks under load and faults: 20 minutes 
 	@TIDEMILL_SOAK=$(SOAK) $(CARGO) test --release $(LOCKED) -p tidemill-tests --test all -- soak:: --nocapture
 	@echo "samples and their plot: $(TARGET)/soak.csv, $(TARGET)/soak.svg"
 
+# make fuzz FUZZ_SECONDS=600
+FUZZ_SECONDS ?= 60
+
+.PHONY: fuzz
+fuzz: ## fuzz manifests, sections and deploys: needs a nightly toolchain and cargo-fuzz
+	@$(call need,cargo-fuzz,it runs the fuzz targets: cargo install --locked cargo-fuzz)
+	@for target in manifest section deploy; do \
+		mkdir -p fuzz/corpus/$$target; \
+		cargo +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
+
 # Each mechanism with a test that has to fail without it.
 SABOTAGED := $(TARGET)/release/tidemill-sabotaged
 SABOTAGE := terms:a_paused_host_commits_nothing \

@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use crate::effects::Effects;
 use crate::invocation::{Event, Failure, Request, Response};
 use crate::metrics::Kind;
+use crate::runtime::Called;
 use crate::service::{Revision, Service};
 use crate::state::View;
 use crate::trace;
 
-/// How long a request waits for a free slot before it is turned away.
-const QUEUE: Duration = Duration::from_secs(1);
+/// How often an event looks whether there is room for it again.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Runs the HTTP handler for a request.
 ///
@@ -42,18 +43,7 @@ async fn run_request(
     request: Request,
 ) -> Result<(Response, Effects), Failure> {
     let limits = &revision.manifest.limits;
-    let _permit = match revision.permits.try_acquire() {
-        Ok(permit) => permit,
-        Err(_) => {
-            let busy = Failure::Busy {
-                limit: limits.concurrency,
-            };
-            match tokio::time::timeout(QUEUE, revision.permits.acquire()).await {
-                Ok(Ok(permit)) => permit,
-                Ok(Err(_)) | Err(_) => return Err(busy),
-            }
-        }
-    };
+    let _slot = revision.slots.take().await?;
     // Set when the handler asks for state that is not here yet.
     let missed = Arc::new(AtomicBool::new(false));
     let view = match revision.manifest.grants.state {
@@ -64,12 +54,10 @@ async fn run_request(
     let instance = revision.component.instance().await?;
     let within = request.trace.as_ref();
     let mut span = trace::Invocation::of_request(within, revision, instance.calls() == 0);
-    let (mut ran, instance) = instance
+    let ran = instance
         .request(request, view, limits.time, limits.response)
         .await;
-    if let Some(instance) = instance {
-        revision.component.give_back(instance);
-    }
+    let mut ran = settle(service, revision, ran);
     if missed.load(Ordering::Acquire) {
         // Whatever it made of it: it did not have what it needs.
         ran = Err(Failure::Restoring(service.state.progress()));
@@ -85,7 +73,8 @@ async fn run_request(
 
 /// Runs the event handler for an event.
 ///
-/// An event waits for a free slot as long as it takes: it is not lost by it.
+/// An event waits for a free slot and for memory as long as it takes: it is not
+/// lost by it, and it is no attempt.
 pub async fn event(
     service: &Service,
     revision: &Arc<Revision>,
@@ -95,13 +84,25 @@ pub async fn event(
 ) -> Result<Effects, Failure> {
     let started = Instant::now();
     let span = trace::Process::begin(revision, event, attempt);
-    let mut ran = run_event(revision, event, attempt, view, &span).await;
-    service.metrics.ran(Kind::Event, &ran, started.elapsed());
-    span.end(&mut ran);
-    ran
+    let mut waits = false;
+    loop {
+        let mut ran = run_event(service, revision, event, attempt, view.clone(), &span).await;
+        let Err(Failure::Crowded { limit }) = &ran else {
+            service.metrics.ran(Kind::Event, &ran, started.elapsed());
+            span.end(&mut ran);
+            return ran;
+        };
+        if !std::mem::replace(&mut waits, true) {
+            service.metrics.hit(*limit);
+            let (service, limit) = (service.name(), limit.name());
+            tracing::warn!(service, limit, "an event waits for memory or an instance");
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 async fn run_event(
+    service: &Service,
     revision: &Arc<Revision>,
     event: &Event,
     attempt: u32,
@@ -109,14 +110,24 @@ async fn run_event(
     span: &trace::Process,
 ) -> Result<Effects, Failure> {
     let limits = &revision.manifest.limits;
-    // The semaphore is never closed.
-    let _permit = revision.permits.acquire().await;
+    let _slot = revision.slots.take_in_time().await;
     let instance = revision.component.instance().await?;
     let span = span.invocation(revision, event, instance.calls() == 0);
-    let (mut ran, instance) = instance.event(event, attempt, view, limits.time).await;
+    let ran = instance.event(event, attempt, view, limits.time).await;
+    let mut ran = settle(service, revision, ran);
     span.end(&mut ran);
-    if let Some(instance) = instance {
+    ran.map(|((), effects)| effects)
+}
+
+/// A call has ended: counts the limits that it hit, and keeps its instance.
+fn settle<T>(
+    service: &Service,
+    revision: &Revision,
+    called: Called<T>,
+) -> Result<(T, Effects), Failure> {
+    service.metrics.hits(called.hits);
+    if let Some(instance) = called.instance {
         revision.component.give_back(instance);
     }
-    ran.map(|((), effects)| effects)
+    called.result
 }

@@ -55,6 +55,8 @@ pub struct Effects {
     pub rows: BTreeMap<RowKey, Option<Bytes>>,
     /// How often the handler asked for something, written over or not.
     pub count: usize,
+    /// Bytes of all that, about.
+    pub asked: usize,
     /// In which trace it asked.
     pub trail: Trail,
 }

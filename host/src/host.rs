@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use sha2::{Digest, Sha256};
 use tidemill_cli::api;
 use tidemill_manifest::{Manifest, ManifestError};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 
 use crate::events::{Shared, Subscription};
 use crate::follower::Follower;
@@ -24,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::routes::Routes;
 use crate::runtime::{LoadError, Runtime, hex, recognise};
 use crate::service::{Revision, Service};
+use crate::slots::Slots;
 use crate::state::{State, Store, StoreError};
 
 /// Why a deploy was refused. Nothing was changed.
@@ -274,7 +275,7 @@ impl Host {
             Origin::Kept(record) => record.clone(),
         };
         let revision = Arc::new(Revision {
-            permits: Semaphore::new(manifest.limits.concurrency as usize),
+            slots: Slots::of(&manifest.limits),
             digest: checked.digest,
             manifest: manifest.clone(),
             manifest_text: checked.manifest_text,

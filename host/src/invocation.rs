@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::effects::record_size;
+use crate::limits::Limit;
 
 /// A request to an HTTP handler. Whole, limited and routed.
 #[derive(Clone, Debug)]
@@ -99,10 +100,24 @@ pub enum Failure {
         limit: Duration,
     },
     /// No slot came free in time.
-    #[error("all {limit} slots of limits.concurrency are busy")]
+    #[error("all {limit} slots of limits.concurrency were busy for {waited:?} (limits.queue-time)")]
     Busy {
+        /// The slots.
+        limit: u32,
+        /// How long it waited.
+        waited: Duration,
+    },
+    /// No slot is free, and as many as may wait for one do.
+    #[error("all slots of limits.concurrency are busy, and {limit} requests wait (limits.queue)")]
+    Full {
         /// The limit.
         limit: u32,
+    },
+    /// Others have the memory, or the instances, that it needs.
+    #[error("there is no memory or instance left for it at the moment ({})", limit.name())]
+    Crowded {
+        /// Which bound was hit.
+        limit: Limit,
     },
     /// The state has not been complete on this host yet.
     #[error("the service's state is being restored on this host: {0}")]
@@ -133,21 +148,36 @@ impl Failure {
             Failure::Trap(_) => "trap",
             Failure::Memory { .. } => "memory",
             Failure::Timeout { .. } => "timeout",
-            Failure::Busy { .. } => "busy",
+            Failure::Busy { .. } | Failure::Full { .. } => "busy",
+            Failure::Crowded { .. } => "crowded",
             Failure::Restoring(_) => "restoring",
             Failure::Invalid(_) | Failure::ResponseTooLarge { .. } => "invalid",
             Failure::Instantiate(_) => "instantiate",
         }
     }
 
+    /// The limit that it came to.
+    pub fn limit(&self) -> Option<Limit> {
+        match self {
+            Failure::Memory { .. } => Some(Limit::Memory),
+            Failure::Timeout { .. } => Some(Limit::Time),
+            Failure::Busy { .. } => Some(Limit::QueueTime),
+            Failure::Full { .. } => Some(Limit::Queue),
+            Failure::ResponseTooLarge { .. } => Some(Limit::Response),
+            Failure::Crowded { limit } => Some(*limit),
+            _ => None,
+        }
+    }
+
     /// What a call comes to, for metrics that are registered before it happens.
-    pub const NAMES: [&'static str; 9] = [
+    pub const NAMES: [&'static str; 10] = [
         "retry",
         "reject",
         "trap",
         "memory",
         "timeout",
         "busy",
+        "crowded",
         "restoring",
         "invalid",
         "instantiate",

@@ -12,6 +12,7 @@ pub mod http;
 pub mod invocation;
 pub mod kafka;
 pub mod library;
+pub mod limits;
 pub mod metrics;
 pub mod offsets;
 pub mod problem;
@@ -22,6 +23,7 @@ mod sabotage;
 mod seldom;
 pub mod serve;
 pub mod service;
+pub mod slots;
 pub mod state;
 pub mod trace;
 

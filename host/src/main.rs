@@ -20,6 +20,12 @@ struct Tidemill {
 enum Command {
     /// Run a host: serve HTTP, consume Kafka, take deployments
     Serve(Box<tidemill_host::serve::Args>),
+    /// What a host starts to compile a component
+    #[command(hide = true)]
+    Compile {
+        output: std::path::PathBuf,
+        limit: u64,
+    },
     #[command(flatten)]
     Client(Box<tidemill_cli::Command>),
 }
@@ -27,6 +33,7 @@ enum Command {
 fn main() -> ExitCode {
     match Tidemill::parse().command {
         Command::Serve(args) => tidemill_host::serve::run(*args),
+        Command::Compile { output, limit } => tidemill_host::runtime::compile(&output, limit),
         Command::Client(command) => command.run(),
     }
 }

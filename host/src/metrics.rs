@@ -17,6 +17,7 @@ use prometheus::{
 use tidemill_cli::api::Commits;
 
 use crate::invocation::Failure;
+use crate::limits::{Hits, Limit};
 use crate::trace::Counts;
 
 /// How many commits are remembered, for their times.
@@ -44,6 +45,8 @@ pub struct Metrics {
     dead_letters: IntCounterVec,
     lost: IntCounterVec,
     responses: IntCounterVec,
+    limits: IntCounterVec,
+    memory: IntGaugeVec,
     idle: IntGaugeVec,
     lag: IntGaugeVec,
     attempts: IntGaugeVec,
@@ -153,6 +156,16 @@ impl Metrics {
                 "Responses sent, by class of status.",
                 &["service", "status"],
             )?,
+            limits: counter(
+                "tidemill_limit_hits_total",
+                "How often a call was held by a limit.",
+                &["service", "limit"],
+            )?,
+            memory: gauges(
+                "tidemill_memory_bytes",
+                "Memory of a service's instances.",
+                &["service"],
+            )?,
             idle: gauges(
                 "tidemill_instances_idle",
                 "Instances that wait for a call.",
@@ -235,6 +248,7 @@ impl Metrics {
             latest: Arc::default(),
             responses: ["2xx", "3xx", "4xx", "5xx"]
                 .map(|class| self.responses.with_label_values(&[name, class])),
+            limits: Limit::ALL.map(|limit| self.limits.with_label_values(&[name, limit.name()])),
         }
     }
 
@@ -256,6 +270,7 @@ impl Metrics {
         self.services.set(services.len() as i64);
         self.kafka_up.set(kafka_up.into());
         for gauge in [
+            &self.memory,
             &self.idle,
             &self.lag,
             &self.attempts,
@@ -269,6 +284,9 @@ impl Metrics {
             let name = service.name();
             let idle = service.current().component.idle();
             self.idle.with_label_values(&[name]).set(idle as i64);
+            let memory = service.current().component.memory();
+            let memory = i64::try_from(memory).unwrap_or(i64::MAX);
+            self.memory.with_label_values(&[name]).set(memory);
             if service.current().manifest.grants.state {
                 let state = service.state.reading();
                 let bytes = i64::try_from(state.disk_space()).unwrap_or(i64::MAX);
@@ -365,6 +383,7 @@ pub struct ServiceMetrics {
     lost: IntCounter,
     latest: Arc<Mutex<VecDeque<Duration>>>,
     responses: [IntCounter; 4],
+    limits: [IntCounter; Limit::ALL.len()],
 }
 
 impl ServiceMetrics {
@@ -377,6 +396,9 @@ impl ServiceMetrics {
         match result {
             Ok(_) => calls.ok.inc(),
             Err(failure) => {
+                if let Some(limit) = failure.limit() {
+                    self.hit(limit);
+                }
                 let names = Failure::NAMES.iter().zip(&calls.failed);
                 for (_, counter) in names.filter(|(name, _)| **name == failure.name()) {
                     counter.inc();
@@ -384,6 +406,20 @@ impl ServiceMetrics {
             }
         }
         calls.duration.observe(took.as_secs_f64());
+    }
+
+    /// A limit was hit.
+    pub fn hit(&self, limit: Limit) {
+        if let Some(counter) = self.limits.get(limit as usize) {
+            counter.inc();
+        }
+    }
+
+    /// Limits were hit by a call that went on.
+    pub fn hits(&self, hits: Hits) {
+        for limit in hits.iter() {
+            self.hit(limit);
+        }
     }
 
     /// Events of handlers were acknowledged.
@@ -487,6 +523,7 @@ mod tests {
             r#"tidemill_invocations_total{kind="event",outcome="timeout",service="order"} 1"#,
             r#"tidemill_events_committed_total{service="order"} 7"#,
             r#"tidemill_responses_total{service="order",status="4xx"} 1"#,
+            r#"tidemill_limit_hits_total{limit="time",service="order"} 1"#,
             "tidemill_kafka_up 1",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");

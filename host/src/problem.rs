@@ -139,11 +139,18 @@ impl Problem {
     /// What a request's failed invocation means to its client.
     pub fn of_failure(failure: &Failure) -> Problem {
         match failure {
-            Failure::Busy { .. } => Problem::new(
+            Failure::Busy { .. } | Failure::Full { .. } => Problem::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "busy",
                 "Service Unavailable",
                 "The service has no free slot at the moment. Nothing was published.",
+            )
+            .again_after(1),
+            Failure::Crowded { .. } => Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "crowded",
+                "Service Unavailable",
+                "The host has no memory for another call at the moment. Nothing was published.",
             )
             .again_after(1),
             Failure::Restoring(progress) => Problem::new(
@@ -315,6 +322,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::limits::Limit;
 
     #[test]
     fn each_failure_has_its_status_and_says_that_nothing_was_published() {
@@ -330,7 +338,20 @@ mod tests {
                 },
                 504,
             ),
-            (Failure::Busy { limit: 1 }, 503),
+            (
+                Failure::Busy {
+                    limit: 1,
+                    waited: Duration::ZERO,
+                },
+                503,
+            ),
+            (Failure::Full { limit: 1 }, 503),
+            (
+                Failure::Crowded {
+                    limit: Limit::HostMemory,
+                },
+                503,
+            ),
             (Failure::Restoring("1 of 2".to_owned()), 503),
             (Failure::Invalid(text()), 502),
             (Failure::ResponseTooLarge { size: 2, limit: 1 }, 502),

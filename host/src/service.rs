@@ -8,11 +8,12 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tidemill_cli::api::{Partition, Status};
 use tidemill_manifest::Manifest;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::kafka::{End, Ends, Source};
 use crate::metrics::ServiceMetrics;
 use crate::runtime::Component;
+use crate::slots::Slots;
 use crate::state::State;
 
 /// An immutable pair of component and manifest, compiled and checked. There is
@@ -32,8 +33,8 @@ pub struct Revision {
     pub size: u64,
     /// Milliseconds since the Unix epoch.
     pub deployed_at: u64,
-    /// Slots of `limits.concurrency`.
-    pub permits: Semaphore,
+    /// How many calls run at once, and how many wait.
+    pub slots: Slots,
 }
 
 impl Revision {

@@ -10,6 +10,7 @@
 //! Kafka.
 
 mod error;
+mod limits;
 mod parse;
 mod rules;
 mod secrets;
@@ -25,6 +26,7 @@ pub use error::{ManifestError, Problem};
 pub use rules::{RESERVED_PATHS, check_name, check_topic};
 pub use secrets::without_secrets;
 pub use section::{SECTION, SectionError, embed, embedded, is_component};
+pub use units::size as parse_size;
 
 /// The largest manifest that is read, in bytes.
 pub const MAX_SIZE: usize = 256 * 1024;
@@ -246,12 +248,20 @@ pub struct Grants {
 /// `[limits]`: how much a service may use. Sizes are bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Linear memory of one instance.
+    /// Memory of one instance.
     pub memory: u64,
+    /// Memory of all instances on one host; at least that of one.
+    pub memory_total: u64,
     /// Wall-clock time of one invocation.
     pub time: Duration,
     /// Invocations that run at once on one host.
     pub concurrency: u32,
+    /// Requests that may wait for one of those to end.
+    pub queue: u32,
+    /// How long such a request may wait.
+    pub queue_time: Duration,
+    /// Instances that are kept for the next calls.
+    pub instances: u32,
     /// Invocations after which an instance is replaced; 1 is a fresh one each.
     pub reuse: u32,
     /// A request's body.
@@ -263,20 +273,27 @@ pub struct Limits {
     pub event: u64,
     /// Events and rows that one invocation may ask for.
     pub effects: u32,
+    /// What these may have in bytes, together: at least one event.
+    pub effects_size: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             memory: 64 << 20,
+            memory_total: 1 << 30,
             time: Duration::from_secs(5),
             concurrency: 64,
+            queue: 1_000,
+            queue_time: Duration::from_secs(1),
+            instances: 64,
             reuse: 10_000,
             request: 1 << 20,
             response: 4 << 20,
             // A broker takes about 1 MB by default, with the record's framing.
             event: 999_000,
             effects: 10_000,
+            effects_size: 16 << 20,
         }
     }
 }

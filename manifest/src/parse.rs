@@ -2,16 +2,13 @@
 //! every problem it meets and goes on.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Display;
-use std::ops::{Range, RangeInclusive};
-use std::time::Duration;
+use std::ops::Range;
 
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
 use crate::rules::{self, Fault};
-use crate::units;
-use crate::{Delivery, Grants, Http, Limits, MAX_SIZE, Manifest, ManifestError, Problem, Route};
+use crate::{Delivery, Grants, Http, MAX_SIZE, Manifest, ManifestError, Problem, Route};
 
 pub(crate) type Span = Range<usize>;
 pub(crate) type Value<'t> = Spanned<DeValue<'t>>;
@@ -52,19 +49,7 @@ const KEYS: [(&str, &[&str]); 6] = [
         ],
     ),
     ("[grants]", &["publish", "state"]),
-    (
-        "[limits]",
-        &[
-            "memory",
-            "time",
-            "concurrency",
-            "reuse",
-            "request",
-            "response",
-            "event",
-            "effects",
-        ],
-    ),
+    ("[limits]", crate::limits::KEYS),
 ];
 
 pub(crate) fn manifest(text: &str, file: &str) -> Result<Manifest, ManifestError> {
@@ -298,44 +283,6 @@ impl<'t> Reader<'t> {
         Grants { publish, state }
     }
 
-    fn limits(&mut self, (table, _): (&DeTable<'_>, Span)) -> Limits {
-        self.check_keys(table, "[limits]");
-        const TIME: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(600);
-        let default = Limits::default();
-        let count = |reader: &mut Self, key, range, default| {
-            reader.count(table, key, &format!("limits.{key}"), range, default)
-        };
-        let limits = Limits {
-            memory: self.size(table, "memory", 1 << 20..=4 << 30, default.memory),
-            time: self.duration(table, "time", "limits.time", TIME, default.time),
-            concurrency: count(self, "concurrency", 1..=10_000, default.concurrency),
-            reuse: count(self, "reuse", 1..=1_000_000_000, default.reuse),
-            request: self.size(table, "request", 1..=1 << 30, default.request),
-            response: self.size(table, "response", 1..=1 << 30, default.response),
-            event: self.size(table, "event", 1..=100 << 20, default.event),
-            effects: count(self, "effects", 1..=1_000_000, default.effects),
-        };
-        for (key, size) in [
-            ("request", limits.request),
-            ("response", limits.response),
-            ("event", limits.event),
-        ] {
-            let Some(value) = table.get(key) else {
-                continue;
-            };
-            if size > limits.memory {
-                let message = format!(
-                    "limits.{key} ({}) is more than limits.memory ({})",
-                    units::show_size(size),
-                    units::show_size(limits.memory)
-                );
-                let help = "a handler holds it in its memory: raise memory, or lower this";
-                self.problem(value.span(), message, help.to_owned());
-            }
-        }
-        limits
-    }
-
     fn settings(&mut self, (table, _): (&DeTable<'_>, Span)) -> BTreeMap<String, String> {
         let mut settings = BTreeMap::new();
         for (key, value) in table {
@@ -356,136 +303,6 @@ impl<'t> Reader<'t> {
             }
         }
         settings
-    }
-
-    fn size(
-        &mut self,
-        table: &DeTable<'_>,
-        key: &str,
-        range: RangeInclusive<u64>,
-        default: u64,
-    ) -> u64 {
-        let Some(value) = table.get(key) else {
-            return default;
-        };
-        let path = format!("limits.{key}");
-        let read = match value.get_ref() {
-            DeValue::Integer(number) => integer(number).unwrap_or(i128::MAX),
-            DeValue::String(text) => match units::size(text) {
-                Ok(bytes) => i128::from(bytes),
-                Err(help) => {
-                    self.problem(value.span(), format!("{path} cannot be {text:?}"), help);
-                    return default;
-                }
-            },
-            _ => {
-                self.wrong_type(&path, "a size", value, units::SIZE_HELP);
-                return default;
-            }
-        };
-        self.within(&path, read, range, value.span(), default, |bytes| {
-            units::show_size(bytes)
-        })
-    }
-
-    pub(crate) fn count(
-        &mut self,
-        table: &DeTable<'_>,
-        key: &str,
-        path: &str,
-        range: RangeInclusive<u32>,
-        default: u32,
-    ) -> u32 {
-        let Some(value) = table.get(key) else {
-            return default;
-        };
-        let DeValue::Integer(number) = value.get_ref() else {
-            let help = format!("write digits without quotes, such as {key} = {default}");
-            self.wrong_type(path, "a whole number", value, &help);
-            return default;
-        };
-        let read = integer(number).unwrap_or(i128::MAX);
-        let wide = u64::from(*range.start())..=u64::from(*range.end());
-        let number = self.within(path, read, wide, value.span(), default.into(), |n| n);
-        u32::try_from(number).unwrap_or(default)
-    }
-
-    pub(crate) fn duration(
-        &mut self,
-        table: &DeTable<'_>,
-        key: &str,
-        path: &str,
-        range: RangeInclusive<Duration>,
-        default: Duration,
-    ) -> Duration {
-        let Some(value) = table.get(key) else {
-            return default;
-        };
-        let text = match value.get_ref() {
-            DeValue::String(text) => text,
-            DeValue::Integer(number) => {
-                let number = number.as_str();
-                let help = format!("which unit? Write \"{number}s\" or \"{number}ms\"");
-                self.wrong_type(path, "a duration", value, &help);
-                return default;
-            }
-            _ => {
-                self.wrong_type(path, "a duration", value, units::TIME_HELP);
-                return default;
-            }
-        };
-        match units::duration(text) {
-            Ok(time) if range.contains(&time) => time,
-            Ok(_) => {
-                let least = units::show_duration(*range.start());
-                let most = units::show_duration(*range.end());
-                self.beyond(path, text, least, most, value.span());
-                default
-            }
-            Err(help) => {
-                self.problem(value.span(), format!("{path} cannot be {text:?}"), help);
-                default
-            }
-        }
-    }
-
-    fn within<D: Display>(
-        &mut self,
-        path: &str,
-        value: i128,
-        range: RangeInclusive<u64>,
-        span: Span,
-        default: u64,
-        show: impl Fn(u64) -> D,
-    ) -> u64 {
-        match u64::try_from(value) {
-            Ok(value) if range.contains(&value) => value,
-            Ok(value) => {
-                let (least, most) = (show(*range.start()), show(*range.end()));
-                self.beyond(path, show(value), least, most, span);
-                default
-            }
-            Err(_) => {
-                let (least, most) = (show(*range.start()), show(*range.end()));
-                self.beyond(path, value, least, most, span);
-                default
-            }
-        }
-    }
-
-    fn beyond(
-        &mut self,
-        path: &str,
-        value: impl Display,
-        least: impl Display,
-        most: impl Display,
-        span: Span,
-    ) {
-        self.problem(
-            span,
-            format!("{path} cannot be {value}"),
-            format!("it is at least {least} and at most {most}"),
-        );
     }
 
     /// A table by its key, with the place to point at for what it lacks.
@@ -666,7 +483,7 @@ fn capital(text: &str) -> String {
         .unwrap_or_default()
 }
 
-fn integer(number: &toml::de::DeInteger<'_>) -> Option<i128> {
+pub(crate) fn integer(number: &toml::de::DeInteger<'_>) -> Option<i128> {
     i128::from_str_radix(number.as_str(), number.radix()).ok()
 }
 

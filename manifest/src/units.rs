@@ -19,8 +19,11 @@ pub(crate) const SIZE_HELP: &str =
 pub(crate) const TIME_HELP: &str =
     "a duration is a whole number and a unit, such as \"250ms\", \"5s\" or \"2m\"";
 
-/// Bytes, from a number with a unit or without one; else what to write instead.
-pub(crate) fn size(text: &str) -> Result<u64, String> {
+/// Bytes, from a number with a unit or without one, as the manifest writes sizes.
+///
+/// # Errors
+/// What to write instead.
+pub fn size(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text);
     let digits: u64 = whole(number).ok_or(SIZE_HELP)?;
     let factor = if unit.is_empty() {

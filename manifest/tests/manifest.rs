@@ -39,13 +39,18 @@ state = true
 
 [limits]
 memory = "128 MiB"
+memory-total = "2 GiB"
 time = "250ms"
 concurrency = 8
+queue = 0
+queue-time = "2s"
+instances = 4
 reuse = 1
 request = "500 kB"
 response = 2_000_000
 event = "10 MiB"
 effects = 100
+effects-size = "64 MiB"
 
 [settings]
 greeting = "hello"
@@ -98,13 +103,18 @@ fn everything_is_read() {
         },
         limits: Limits {
             memory: 128 << 20,
+            memory_total: 2 << 30,
             time: Duration::from_millis(250),
             concurrency: 8,
+            queue: 0,
+            queue_time: Duration::from_secs(2),
+            instances: 4,
             reuse: 1,
             request: 500_000,
             response: 2_000_000,
             event: 10 << 20,
             effects: 100,
+            effects_size: 64 << 20,
         },
         settings: BTreeMap::from([
             ("greeting".to_owned(), "hello".to_owned()),
@@ -125,6 +135,17 @@ fn the_least_gets_safe_defaults() {
     assert_eq!(manifest.grants, Grants::default());
     assert!(!manifest.grants.state && manifest.grants.publish.is_empty());
     assert_eq!(manifest.limits, Limits::default());
+}
+
+#[test]
+fn a_limit_that_is_not_said_gives_way_to_one_that_is() {
+    let text = "name = \"a\"\n[http]\nroutes = [\"/a\"]\n[limits]\n\
+                memory = \"2 GiB\"\nevent = \"20 MiB\"\nconcurrency = 3\n";
+    let limits = Manifest::parse(text, "service.toml").expect("it is valid");
+    let limits = limits.limits;
+    assert_eq!(limits.memory_total, 2 << 30);
+    assert_eq!(limits.effects_size, 20 << 20);
+    assert_eq!(limits.instances, 3);
 }
 
 #[test]

@@ -17,6 +17,7 @@
 mod access;
 mod collector;
 mod component;
+mod core;
 mod counting;
 mod fleet;
 mod folder;
@@ -34,6 +35,7 @@ mod transaction;
 mod usage;
 mod wait;
 
+pub use crate::core::CoreHttp;
 pub use access::{Operation, Resource, Rule};
 pub use collector::{Answers, Collector, Span};
 pub use component::{Component, Manifest, seed};

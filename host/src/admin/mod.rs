@@ -221,6 +221,11 @@ async fn deploy(State(host): State<Arc<Host>>, headers: HeaderMap, body: Bytes) 
 /// The one table from a deploy's error to a status.
 fn deploy_refused(error: &DeployError) -> Response {
     let (status, kind, title) = match error {
+        DeployError::Start(Failure::Crowded { .. }) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "crowded",
+            "The host has no memory for another service",
+        ),
         DeployError::NoManifest | DeployError::BadSection(_) | DeployError::Manifest(_) => (
             StatusCode::UNPROCESSABLE_ENTITY,
             "manifest",

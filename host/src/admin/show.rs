@@ -229,6 +229,8 @@ pub(super) fn rows(
         end: ends.first().copied(),
         limit: limit + 1,
         reverse: which.reverse,
+        // What a page may have.
+        bytes: 256 << 20,
     };
     let mut rows = View::Shards(tables).scan(&BTreeMap::new(), table, range)?;
     let more = rows.len() > limit as usize;

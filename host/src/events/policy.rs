@@ -64,7 +64,11 @@ fn kind(failure: &Failure) -> Option<Option<Retried>> {
         Failure::Timeout { .. } => Some(Some(Retried::Timeout)),
         Failure::Refused(_) => Some(Some(Retried::Refused)),
         Failure::Reject(_) | Failure::Invalid(_) | Failure::ResponseTooLarge { .. } => Some(None),
-        Failure::Busy { .. } | Failure::Restoring(_) | Failure::Instantiate(_) => None,
+        Failure::Busy { .. }
+        | Failure::Full { .. }
+        | Failure::Crowded { .. }
+        | Failure::Restoring(_)
+        | Failure::Instantiate(_) => None,
     }
 }
 

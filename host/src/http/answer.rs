@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, request::Parts};
+use http::{HeaderMap, Method, StatusCode, request::Parts};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 
@@ -17,6 +17,7 @@ use crate::dispatch;
 use crate::effects::Effects;
 use crate::host::Host;
 use crate::invocation::{Failure, Request, Response};
+use crate::limits::Limit;
 use crate::problem::Problem;
 use crate::runtime::is_hop_by_hop;
 use crate::service::{Revision, Service};
@@ -100,7 +101,13 @@ async fn serve(
     body: impl Future<Output = Result<Vec<u8>, Problem>>,
     span: &Server,
 ) -> Result<Answer, Problem> {
-    let body = body.await?;
+    let body = body.await;
+    if let Err(problem) = &body
+        && problem.status == StatusCode::PAYLOAD_TOO_LARGE
+    {
+        service.metrics.hit(Limit::Request);
+    }
+    let body = body?;
     reach(service, revision, &parts.headers).await?;
     let target = parts.uri.path_and_query();
     let request = Request {

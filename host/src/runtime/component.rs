@@ -4,15 +4,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tidemill_manifest::Manifest;
-use wasmtime::component::{ComponentExportIndex, InstancePre, Linker};
+use wasmtime::component::{ComponentExportIndex, InstancePre};
 use wasmtime_wasi_config::WasiConfigVariables;
 
 use super::context::{Context, Grants};
+use super::engine::Runtime;
 use super::instance::Instance;
+use super::memory::ServiceMemory;
 use super::output::Origin;
+use super::pool::Pool;
+use super::turns::Turns;
 use crate::invocation::Failure;
+use crate::limits::Limit;
 
 /// Why a component cannot be a service. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +27,16 @@ pub enum LoadError {
     /// The compiler refused it.
     #[error("the component is not valid: {0}")]
     NotValid(String),
+    /// The compiler did not come to an end in time.
+    #[error(
+        "compiling the component takes longer than the host allows ({0:?}): make it smaller, or \
+         start the host with a higher --compile-time"
+    )]
+    CompileTime(Duration),
+    /// The compiler failed, and not because of what it was given, or because of
+    /// what it was given broke it.
+    #[error("the compiler failed: {0}")]
+    Compiler(std::io::Error),
     /// It imports what its manifest does not grant.
     #[error("the component imports {import}, which its manifest does not grant: {hint}")]
     NotGranted {
@@ -76,7 +90,9 @@ pub struct Component {
     pub(super) grants: Arc<Grants>,
     pub(super) settings: Arc<WasiConfigVariables>,
     pub(super) origin: Origin,
-    idle: Mutex<Vec<Instance>>,
+    pub(super) memory: Arc<ServiceMemory>,
+    pub(super) turns: Arc<Turns>,
+    pool: Arc<Pool>,
     imported: Vec<String>,
     exported: Vec<String>,
     compiled_in: Option<Duration>,
@@ -99,7 +115,7 @@ impl Component {
     pub(super) fn check(
         component: wasmtime::component::Component,
         compiled_in: Option<Duration>,
-        linker: &Linker<Context>,
+        runtime: &Runtime,
         manifest: Arc<Manifest>,
         revision: &str,
     ) -> Result<Component, LoadError> {
@@ -115,7 +131,8 @@ impl Component {
             .collect();
 
         check_imports(&imported, &manifest)?;
-        let pre = linker
+        let pre = runtime
+            .linker()
             .instantiate_pre(&component)
             .map_err(|cause| LoadError::ImportType(format!("{cause:#}")))?;
         let exports = check_exports(&pre, &exported)?;
@@ -125,6 +142,8 @@ impl Component {
         for (key, value) in &manifest.settings {
             settings.insert(key.clone(), value.clone());
         }
+        let pool = Arc::new(Pool::default());
+        let total = manifest.limits.memory_total;
         Ok(Component {
             pre,
             exports,
@@ -135,7 +154,9 @@ impl Component {
                 revision: revision.into(),
             },
             manifest,
-            idle: Mutex::new(Vec::new()),
+            memory: ServiceMemory::new(total, runtime.memory.clone(), pool.clone()),
+            turns: runtime.turns.clone(),
+            pool,
             imported,
             exported,
             compiled_in,
@@ -144,10 +165,18 @@ impl Component {
 
     /// An instance to run one invocation: an idle one, or a new one.
     pub async fn instance(&self) -> Result<Instance, Failure> {
-        let idle = self.idle.lock().pop();
-        match idle {
-            Some(instance) => Ok(instance),
-            None => Instance::new(self, &self.pre, self.exports).await,
+        if let Some(instance) = self.pool.take() {
+            return Ok(instance);
+        }
+        loop {
+            let made = Instance::new(self, &self.pre, self.exports).await;
+            let full = Failure::Crowded {
+                limit: Limit::HostInstances,
+            };
+            // Idle ones of others are in the way.
+            if made.as_ref().err() != Some(&full) || !self.memory.host().reclaim() {
+                return made;
+            }
         }
     }
 
@@ -157,15 +186,18 @@ impl Component {
         if instance.calls() >= self.manifest.limits.reuse {
             return;
         }
-        let mut idle = self.idle.lock();
-        if idle.len() < self.manifest.limits.concurrency as usize {
-            idle.push(instance);
-        }
+        self.pool
+            .keep(instance, self.manifest.limits.instances as usize);
     }
 
     /// How many instances are idle.
     pub fn idle(&self) -> usize {
-        self.idle.lock().len()
+        self.pool.len()
+    }
+
+    /// Bytes of memory that its instances have.
+    pub fn memory(&self) -> u64 {
+        self.memory.used()
     }
 
     /// Makes one instance ahead of the first call, and so shows that it can be
@@ -182,8 +214,15 @@ impl Component {
             return Ok(None);
         }
         let mut instance = self.instance().await?;
-        let document = instance.describe(self.manifest.limits.time).await?;
+        let limits = &self.manifest.limits;
+        let document = instance.describe(limits.time).await?;
         self.give_back(instance);
+        if document.len() as u64 > limits.response {
+            return Err(Failure::ResponseTooLarge {
+                size: document.len(),
+                limit: limits.response,
+            });
+        }
         Ok(Some(document))
     }
 
@@ -212,6 +251,9 @@ impl Component {
         self.compiled_in
     }
 }
+
+/// Names that a message lists.
+const SHOWN: usize = 20;
 
 /// The interface's name without its version.
 fn unversioned(name: &str) -> &str {
@@ -272,10 +314,10 @@ fn check_exports(pre: &InstancePre<Context>, exported: &[String]) -> Result<Expo
         describe: find(DESCRIBE, "openapi"),
     };
     if exports.http.is_none() && exports.events.is_none() {
-        let exports = if exported.is_empty() {
-            "nothing".to_owned()
-        } else {
-            exported.join(", ")
+        let exports = match exported.len() {
+            0 => "nothing".to_owned(),
+            all @ 0..=SHOWN => exported[..all].join(", "),
+            all => format!("{} and {} more", exported[..SHOWN].join(", "), all - SHOWN),
         };
         return Err(LoadError::NoHandler { exports });
     }

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tidemill_manifest::Manifest;
@@ -12,17 +13,30 @@ use wasmtime_wasi_config::WasiConfigVariables;
 
 use super::bindings::imports::tidemill::service::{publisher, state, types};
 use super::component::Component;
+use super::memory::MemoryLimit;
 use super::output::GuestLog;
 use crate::effects::{Effects, Message, RowKey};
+use crate::limits::{Hits, Limit};
 use crate::state::view::Range;
 use crate::state::{View, ViewError};
+
+/// What a guest may hand over at once beside a body or a value.
+const HANDED: usize = 4 << 20;
+/// Handles, to pollables and the like, that a guest may have at once.
+pub(super) const HANDLES: usize = 10_000;
+/// Random bytes that a guest may ask for at once.
+const RANDOM: u64 = 1 << 20;
 
 /// What the manifest grants, ready to be asked on the hot path.
 pub(super) struct Grants {
     publish: HashMap<String, Arc<str>>,
     event: u64,
     effects: usize,
+    effects_size: u64,
     memory: u64,
+    /// Bytes that the guest may hand over in one call of a host function, or as
+    /// what it returns.
+    pub(super) handed: usize,
 }
 
 impl Grants {
@@ -34,7 +48,11 @@ impl Grants {
                 .collect(),
             event: manifest.limits.event,
             effects: manifest.limits.effects as usize,
+            effects_size: manifest.limits.effects_size,
             memory: manifest.limits.memory,
+            handed: usize::try_from(manifest.limits.response.max(manifest.limits.event))
+                .unwrap_or(usize::MAX)
+                .saturating_add(HANDED),
         }
     }
 }
@@ -50,6 +68,12 @@ pub(super) struct Context {
     pub(super) view: View,
     /// What the running invocation has asked for so far.
     pub(super) effects: Effects,
+    /// The limits that refused it something.
+    pub(super) hits: Hits,
+    /// When what runs has to end.
+    pub(super) deadline: Instant,
+    /// How often what runs was interrupted.
+    pub(super) slices: u32,
 }
 
 impl Context {
@@ -59,19 +83,21 @@ impl Context {
         let wasi = WasiCtx::builder()
             .stdout(GuestLog::new(origin.clone(), "stdout"))
             .stderr(GuestLog::new(origin.clone(), "stderr"))
+            .max_random_size(RANDOM)
             .build();
+        let mut resources = ResourceTable::new();
+        resources.set_max_capacity(HANDLES);
         Context {
             wasi,
-            resources: ResourceTable::new(),
+            resources,
             settings: component.settings.clone(),
             grants: component.grants.clone(),
-            memory: MemoryLimit {
-                limit: component.grants.memory,
-                used: 0,
-                hit: false,
-            },
+            memory: MemoryLimit::new(component.grants.memory, component.memory.clone()),
             view: View::NotGranted,
             effects: Effects::default(),
+            hits: Hits::default(),
+            deadline: Instant::now() + component.manifest.limits.time,
+            slices: 0,
         }
     }
 
@@ -79,18 +105,32 @@ impl Context {
         &self.settings
     }
 
-    /// Counts one more effect, if it is allowed.
-    fn count(&mut self) -> Result<(), String> {
+    /// Counts one more effect, of so many bytes and parts, if it is allowed.
+    fn count(&mut self, size: usize, parts: usize) -> Result<(), String> {
         if self.effects.count >= self.grants.effects {
+            self.hits.note(Limit::Effects);
             return Err(format!(
                 "this invocation has published and written {} times, which is all that limits.effects allows",
                 self.grants.effects
             ));
         }
+        let asked = self.effects.asked.saturating_add(size + parts * PART);
+        if asked as u64 > self.grants.effects_size {
+            self.hits.note(Limit::EffectsSize);
+            return Err(format!(
+                "this invocation has published and written {asked} bytes; limits.effects-size allows {}",
+                self.grants.effects_size
+            ));
+        }
         self.effects.count += 1;
+        self.effects.asked = asked;
         Ok(())
     }
 }
+
+/// Bytes that each effect and each of its headers count beside what is in them:
+/// the host holds them, too.
+const PART: usize = 64;
 
 impl WasiView for Context {
     fn ctx(&mut self) -> WasiCtxView<'_> {
@@ -131,12 +171,14 @@ impl publisher::Host for Context {
         };
         let size = message.size();
         if size as u64 > self.grants.event {
+            self.hits.note(Limit::Event);
             return Err(publisher::Error::TooLarge(format!(
                 "the event has {size} bytes of key, value and headers; limits.event allows {}",
                 self.grants.event
             )));
         }
-        self.count().map_err(publisher::Error::TooMany)?;
+        self.count(size, 1 + message.headers.len())
+            .map_err(publisher::Error::TooMany)?;
         self.effects.messages.push(message);
         Ok(())
     }
@@ -144,7 +186,8 @@ impl publisher::Host for Context {
 
 impl Context {
     fn write(&mut self, row: RowKey, value: Option<Bytes>) -> Result<(), state::Error> {
-        self.count().map_err(state::Error::TooMany)?;
+        let size = row.0.len() + row.1.len() + value.as_ref().map_or(0, Bytes::len);
+        self.count(size, 1).map_err(state::Error::TooMany)?;
         self.effects.rows.insert(row, value);
         Ok(())
     }
@@ -165,6 +208,7 @@ impl state::Host for Context {
         let row = self.view.writable(&table, &key)?;
         let size = key.len() + value.len();
         if size as u64 > self.grants.event {
+            self.hits.note(Limit::Event);
             return Err(state::Error::Invalid(format!(
                 "the row has {size} bytes of key and value; limits.event allows {}",
                 self.grants.event
@@ -188,6 +232,7 @@ impl state::Host for Context {
             end: range.end.as_deref(),
             limit: range.limit,
             reverse: range.reverse,
+            bytes: self.grants.memory,
         };
         let rows = self.view.scan(&self.effects.rows, &table, range)?;
         Ok(rows.into_iter().map(state::Row::from).collect())
@@ -214,54 +259,5 @@ impl From<ViewError> for state::Error {
             ViewError::Invalid(_) => state::Error::Invalid(text),
             ViewError::Restoring | ViewError::Store(_) => state::Error::Unavailable(text),
         }
-    }
-}
-
-/// Holds all memories and tables of an instance, together, below a limit.
-pub(super) struct MemoryLimit {
-    pub(super) limit: u64,
-    used: u64,
-    /// Whether growth was refused since the instance was made.
-    pub(super) hit: bool,
-}
-
-impl MemoryLimit {
-    /// Takes in that something grows, from and to so many pieces of a size.
-    fn grow(&mut self, from: usize, to: usize, maximum: Option<usize>, piece: u64) -> bool {
-        // What the memory or table itself forbids fails without being counted.
-        if maximum.is_some_and(|maximum| to > maximum) {
-            return false;
-        }
-        let more = (to.saturating_sub(from) as u64).saturating_mul(piece);
-        let wanted = self.used.saturating_add(more);
-        if wanted > self.limit {
-            self.hit = true;
-            return false;
-        }
-        self.used = wanted;
-        true
-    }
-}
-
-/// Bytes that an element of a table takes in the host.
-const ELEMENT: u64 = 16;
-
-impl wasmtime::ResourceLimiter for MemoryLimit {
-    fn memory_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        Ok(self.grow(current, desired, maximum, 1))
-    }
-
-    fn table_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        Ok(self.grow(current, desired, maximum, ELEMENT))
     }
 }

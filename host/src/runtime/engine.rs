@@ -5,14 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tidemill_manifest::Manifest;
 use wasmtime::component::Linker;
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use super::bindings;
+use super::compiler::Compiler;
 use super::component::{Component, LoadError};
 use super::context::{Context, Host};
+use super::memory::HostMemory;
+use super::turns::Turns;
 
 /// How often running guests are interrupted so that others get their turn, and
 /// so that deadlines are seen: a loop that never yields ends this much late.
@@ -23,17 +27,34 @@ const TICK: Duration = Duration::from_millis(5);
 const MAX_INSTANCES: u32 = 2_000;
 const MAX_CORE_INSTANCES: u32 = 8_000;
 
+/// What all services of a host may use together.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Bytes of memory of all instances.
+    pub memory: u64,
+    /// Calls that run for long, at once: fewer than there are threads, so that
+    /// short ones always find a free one.
+    pub long_calls: usize,
+    /// Who compiles.
+    pub compiler: Compiler,
+}
+
 /// The engine and what every component is linked against.
 pub struct Runtime {
     engine: Engine,
     linker: Linker<Context>,
     cache: PathBuf,
+    compiler: Compiler,
+    /// Compilers use all cores: one after the other.
+    compiling: Mutex<()>,
+    pub(super) memory: Arc<HostMemory>,
+    pub(super) turns: Arc<Turns>,
 }
 
 impl Runtime {
     /// Starts the engine. Compiled components are kept in the folder `cache`,
     /// which must be writable by this user alone: what is in it is run.
-    pub fn new(cache: &Path) -> Result<Runtime, LoadError> {
+    pub fn new(cache: &Path, bounds: Bounds) -> Result<Runtime, LoadError> {
         let engine = engine().map_err(LoadError::Engine)?;
         let linker = linker(&engine).map_err(LoadError::Engine)?;
         std::fs::create_dir_all(cache).map_err(|cause| LoadError::Cache {
@@ -56,7 +77,16 @@ impl Runtime {
             engine,
             linker,
             cache: cache.to_owned(),
+            compiler: bounds.compiler,
+            compiling: Mutex::default(),
+            memory: HostMemory::new(bounds.memory),
+            turns: Turns::new(bounds.long_calls),
         })
+    }
+
+    /// Bytes that instances have at the moment.
+    pub fn memory(&self) -> u64 {
+        self.memory.used()
     }
 
     /// Compiles a component, or takes it from the cache, and checks it against
@@ -69,7 +99,7 @@ impl Runtime {
         revision: &str,
     ) -> Result<Component, LoadError> {
         let (compiled, took) = self.compile(bytes)?;
-        Component::check(compiled, took, &self.linker, manifest, revision)
+        Component::check(compiled, took, self, manifest, revision)
     }
 
     fn compile(
@@ -91,9 +121,7 @@ impl Runtime {
             engine.finish()
         ));
         if file.exists() {
-            // SAFETY: the folder is this host's own, and `store` below is the
-            // only one that writes it: complete files, renamed into place.
-            match unsafe { wasmtime::component::Component::deserialize_file(&self.engine, &file) } {
+            match self.cached(&file) {
                 Ok(component) => return Ok((component, None)),
                 Err(error) => {
                     tracing::warn!(file = %file.display(), %error, "cached component is not usable, compiling it again");
@@ -101,25 +129,33 @@ impl Runtime {
                 }
             }
         }
+        let _turn = self.compiling.lock();
         tracing::info!(size = bytes.len(), "compiling a component");
         let started = Instant::now();
-        let component = wasmtime::component::Component::new(&self.engine, bytes)
-            .map_err(|cause| LoadError::NotValid(format!("{cause:#}")))?;
-        let took = started.elapsed();
-        // Without the cache the next start is slower, and that is all.
-        if let Err(error) = store(&component, &file) {
-            tracing::warn!(file = %file.display(), %error, "compiled component was not cached");
+        let unfinished = file.with_extension(format!("{}.tmp", uuid::Uuid::new_v4()));
+        let compiled = self.compiler.compile(&self.engine, bytes, &unfinished);
+        let renamed = compiled
+            .and_then(|()| std::fs::rename(&unfinished, &file).map_err(LoadError::Compiler));
+        if renamed.is_err() {
+            let _ = std::fs::remove_file(&unfinished);
         }
-        Ok((component, Some(took)))
+        renamed?;
+        // What the engine that runs has no room for is found here.
+        let component = self
+            .cached(&file)
+            .map_err(|cause| LoadError::NotValid(format!("{cause:#}")))?;
+        Ok((component, Some(started.elapsed())))
     }
-}
 
-fn store(component: &wasmtime::component::Component, file: &Path) -> wasmtime::Result<()> {
-    let bytes = component.serialize()?;
-    let unfinished = file.with_extension(format!("{}.tmp", uuid::Uuid::new_v4()));
-    std::fs::write(&unfinished, bytes)?;
-    std::fs::rename(&unfinished, file)?;
-    Ok(())
+    fn cached(&self, file: &Path) -> wasmtime::Result<wasmtime::component::Component> {
+        // SAFETY: the folder is this host's own, and `compile` above is the only
+        // one that writes it: complete files, renamed into place.
+        unsafe { wasmtime::component::Component::deserialize_file(&self.engine, file) }
+    }
+
+    pub(super) fn linker(&self) -> &Linker<Context> {
+        &self.linker
+    }
 }
 
 /// Says what a file is that is not a component, before the compiler says that
@@ -163,13 +199,24 @@ fn engine() -> wasmtime::Result<Engine> {
         .max_unused_warm_slots(64)
         .linear_memory_keep_resident(64 << 10)
         .table_keep_resident(4 << 10);
+    let mut config = config();
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    Engine::new(&config)
+}
+
+/// An engine that only compiles: it keeps no room for instances. What it makes
+/// is for the one that runs.
+pub(super) fn compiling_engine() -> wasmtime::Result<Engine> {
+    Engine::new(&config())
+}
+
+fn config() -> Config {
     let mut config = Config::new();
     config
         .epoch_interruption(true)
         .wasm_component_model_async(true)
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
         .memory_init_cow(true);
-    Engine::new(&config)
+    config
 }
 
 fn linker(engine: &Engine) -> wasmtime::Result<Linker<Context>> {

@@ -1,7 +1,10 @@
 //! An instance: a component's memory and code, running one invocation at a
 //! time.
 
-use std::time::Duration;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -9,14 +12,17 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use wasmtime::component::{
     ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Lower, TypedFunc,
 };
-use wasmtime::{Store, Trap, UpdateDeadline};
+use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 
 use super::bindings::events::exports::tidemill::service::events as events_wit;
 use super::bindings::http::exports::tidemill::service::http as http_wit;
 use super::component::{self, Component, Exports};
-use super::context::Context;
+use super::context::{Context, HANDLES};
+use super::memory::Refused;
+use super::turns::Held;
 use crate::effects::Effects;
 use crate::invocation::{Event, Failure, Request, Response};
+use crate::limits::{Hits, Limit};
 use crate::state::View;
 
 /// One instance of a component.
@@ -30,13 +36,25 @@ pub struct Instance {
     events: Option<TypedFunc<(events_wit::Event,), (Handled,)>>,
     describe: Option<TypedFunc<(), (String,)>>,
     calls: u32,
+    held: Held,
 }
 
 /// What an event handler says of an event.
 type Handled = Result<(), events_wit::Failure>;
 
-/// What a call came to, and the instance if it may be used again.
-pub(crate) type Called<T> = (Result<(T, Effects), Failure>, Option<Instance>);
+/// What a call came to.
+pub(crate) struct Called<T> {
+    pub(crate) result: Result<(T, Effects), Failure>,
+    /// Limits that refused it something, whatever it made of that.
+    pub(crate) hits: Hits,
+    /// The instance, if it may be used again.
+    pub(crate) instance: Option<Instance>,
+}
+
+/// Ends a guest that loops: no timer would.
+#[derive(Debug, thiserror::Error)]
+#[error("the deadline has passed")]
+struct OutOfTime;
 
 impl Instance {
     pub(super) async fn new(
@@ -46,17 +64,25 @@ impl Instance {
     ) -> Result<Instance, Failure> {
         let mut store = Store::new(pre.engine(), Context::new(component));
         store.limiter(|context| &mut context.memory);
-        // Every tick the guest steps aside for other tasks; its deadline is a
-        // timer around the whole call.
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Yield(1)));
+        store.set_hostcall_fuel(component.grants.handed);
+        store.set_max_component_handles(HANDLES);
+        let held = Held::default();
+        interrupt(&mut store, component, held.clone());
         let limit = component.manifest.limits.time;
-        let made = tokio::time::timeout(limit, pre.instantiate_async(&mut store)).await;
+        let made = bounded(&held, limit, pre.instantiate_async(&mut store)).await;
         let instance = match made {
             Ok(Ok(instance)) => instance,
-            Ok(Err(error)) if store.data().memory.hit => return Err(trapped(&store, &error)),
-            Ok(Err(error)) => return Err(Failure::Instantiate(format!("{error:#}"))),
             Err(_) => return Err(Failure::Timeout { limit }),
+            Ok(Err(error)) if error.is::<PoolConcurrencyLimitError>() => {
+                let limit = Limit::HostInstances;
+                return Err(Failure::Crowded { limit });
+            }
+            Ok(Err(error)) => {
+                return Err(match refused(&store, &error, limit) {
+                    Some(failure) => failure,
+                    None => Failure::Instantiate(format!("{error:#}")),
+                });
+            }
         };
         let http = typed(&mut store, &instance, component::HTTP, exports.http)?;
         let events = typed(&mut store, &instance, component::EVENTS, exports.events)?;
@@ -67,6 +93,7 @@ impl Instance {
             events,
             describe,
             calls: 0,
+            held,
         })
     }
 
@@ -75,12 +102,17 @@ impl Instance {
         self.calls
     }
 
-    fn begin(&mut self, view: View) {
+    fn begin(&mut self, view: View, time: Duration) {
         self.calls = self.calls.saturating_add(1);
+        self.held.begin();
         self.store.set_epoch_deadline(1);
         let context = self.store.data_mut();
         context.view = view;
         context.effects = Effects::default();
+        context.hits = Hits::default();
+        context.memory.refused = None;
+        context.deadline = Instant::now() + time;
+        context.slices = 0;
     }
 
     fn end(&mut self) -> Effects {
@@ -90,16 +122,16 @@ impl Instance {
     }
 
     /// Calls the HTTP handler.
-    pub async fn request(
+    pub(crate) async fn request(
         mut self,
         request: Request,
         view: View,
         time: Duration,
         max_response: u64,
     ) -> Called<Response> {
-        self.begin(view);
+        self.begin(view, time);
         let Some(handler) = &self.http else {
-            return (Err(no_handler("requests")), Some(self));
+            return self.called(Err(no_handler("requests")), true);
         };
         let request = http_wit::Request {
             method: request.method,
@@ -110,28 +142,32 @@ impl Instance {
             body: request.body,
         };
         let call = handler.call_async(&mut self.store, (request,));
-        let called = tokio::time::timeout(time, call).await;
+        let called = bounded(&self.held, time, call).await;
         match self.finished(called, time) {
             Ok((response,)) => {
                 let effects = self.end();
-                let checked = check_response(response, max_response);
-                (checked.map(|response| (response, effects)), Some(self))
+                let failed = response.status >= 500;
+                let result = match self.crowded() {
+                    Some(crowded) if failed => Err(crowded),
+                    _ => check_response(response, max_response).map(|response| (response, effects)),
+                };
+                self.called(result, true)
             }
-            Err(failure) => (Err(failure), None),
+            Err(failure) => self.called(Err(failure), false),
         }
     }
 
     /// Calls the event handler.
-    pub async fn event(
+    pub(crate) async fn event(
         mut self,
         event: &Event,
         attempt: u32,
         view: View,
         time: Duration,
     ) -> Called<()> {
-        self.begin(view);
+        self.begin(view, time);
         let Some(handler) = &self.events else {
-            return (Err(no_handler("events")), Some(self));
+            return self.called(Err(no_handler("events")), true);
         };
         let event = events_wit::Event {
             topic: event.topic.to_string(),
@@ -151,33 +187,29 @@ impl Instance {
             attempt,
         };
         let call = handler.call_async(&mut self.store, (event,));
-        let called = tokio::time::timeout(time, call).await;
+        let called = bounded(&self.held, time, call).await;
         match self.finished(called, time) {
             Ok((result,)) => {
                 let effects = self.end();
-                let result = match result {
-                    Ok(()) => Ok(((), effects)),
-                    Err(events_wit::Failure::Retry(why)) => Err(Failure::Retry(why)),
-                    Err(events_wit::Failure::RetryAfter(later)) => Err(Failure::RetryAfter(
-                        later.reason,
-                        Duration::from_millis(later.after),
-                    )),
-                    Err(events_wit::Failure::Reject(why)) => Err(Failure::Reject(why)),
+                let result = match (result, self.crowded()) {
+                    (Ok(()), _) => Ok(((), effects)),
+                    (Err(_), Some(crowded)) => Err(crowded),
+                    (Err(failure), None) => Err(failed(failure)),
                 };
-                (result, Some(self))
+                self.called(result, true)
             }
-            Err(failure) => (Err(failure), None),
+            Err(failure) => self.called(Err(failure), false),
         }
     }
 
     /// Asks for the OpenAPI document.
     pub(super) async fn describe(&mut self, time: Duration) -> Result<String, Failure> {
-        self.begin(View::NotGranted);
+        self.begin(View::NotGranted, time);
         let Some(describe) = &self.describe else {
             return Err(no_handler("describe"));
         };
         let call = describe.call_async(&mut self.store, ());
-        let called = tokio::time::timeout(time, call).await;
+        let called = bounded(&self.held, time, call).await;
         let (document,) = self.finished(called, time)?;
         self.end();
         Ok(document)
@@ -185,14 +217,89 @@ impl Instance {
 
     fn finished<T>(
         &self,
-        called: Result<wasmtime::Result<T>, tokio::time::error::Elapsed>,
+        called: Result<wasmtime::Result<T>, Late>,
         limit: Duration,
     ) -> Result<T, Failure> {
         match called {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(trapped(&self.store, &error)),
+            Ok(Err(error)) => {
+                Err(refused(&self.store, &error, limit).unwrap_or_else(|| trapped(&error)))
+            }
             Err(_) => Err(Failure::Timeout { limit }),
         }
+    }
+
+    fn called<T>(self, result: Result<(T, Effects), Failure>, reusable: bool) -> Called<T> {
+        Called {
+            result,
+            hits: self.store.data().hits,
+            instance: reusable.then_some(self),
+        }
+    }
+
+    /// What it means that a call failed which did not get the memory that it
+    /// asked for, because others had it.
+    fn crowded(&self) -> Option<Failure> {
+        match self.store.data().memory.refused {
+            Some(Refused::Crowded(limit)) => Some(Failure::Crowded { limit }),
+            _ => None,
+        }
+    }
+}
+
+/// Has a guest that runs interrupted at every tick: then it is seen whether its
+/// time is up, others get their turn, and one that runs for longer than a slice
+/// needs a turn itself.
+fn interrupt(store: &mut Store<Context>, component: &Component, held: Held) {
+    let turns = component.turns.clone();
+    let service = component.origin.service.clone();
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(move |mut store| {
+        let context = store.data_mut();
+        if Instant::now() >= context.deadline {
+            return Err(OutOfTime.into());
+        }
+        context.slices = context.slices.saturating_add(1);
+        if context.slices == 1 {
+            return Ok(UpdateDeadline::Yield(1));
+        }
+        let next = held.next(turns.clone(), service.clone());
+        Ok(UpdateDeadline::YieldCustom(1, Box::pin(next)))
+    });
+}
+
+/// Its time is up.
+struct Late;
+
+/// Runs a call for as long as it may. Whenever it waits, its turn is another's.
+async fn bounded<T>(
+    held: &Held,
+    time: Duration,
+    call: impl Future<Output = wasmtime::Result<T>>,
+) -> Result<wasmtime::Result<T>, Late> {
+    let mut call = pin!(call);
+    let mut late = pin!(tokio::time::sleep(time));
+    poll_fn(|context| {
+        // One that runs for long does not get another slice after its time.
+        if held.is_long() && late.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(Late));
+        }
+        match held.run(|| call.as_mut().poll(context)) {
+            Poll::Ready(result) => Poll::Ready(Ok(result)),
+            Poll::Pending => late.as_mut().poll(context).map(|()| Err(Late)),
+        }
+    })
+    .await
+}
+
+/// What a handler says of an event that it could not handle.
+fn failed(failure: events_wit::Failure) -> Failure {
+    match failure {
+        events_wit::Failure::Retry(why) => Failure::Retry(why),
+        events_wit::Failure::RetryAfter(later) => {
+            Failure::RetryAfter(later.reason, Duration::from_millis(later.after))
+        }
+        events_wit::Failure::Reject(why) => Failure::Reject(why),
     }
 }
 
@@ -219,16 +326,21 @@ fn no_handler(kind: &str) -> Failure {
     Failure::Instantiate(format!("the component has no handler for {kind}"))
 }
 
+/// The limit that ended a guest, if it was one. One that is refused memory ends
+/// itself, one way or another.
+fn refused(store: &Store<Context>, error: &wasmtime::Error, time: Duration) -> Option<Failure> {
+    if error.is::<OutOfTime>() {
+        return Some(Failure::Timeout { limit: time });
+    }
+    Some(match store.data().memory.refused? {
+        Refused::Own(limit) => Failure::Memory { limit },
+        Refused::Crowded(limit) => Failure::Crowded { limit },
+    })
+}
+
 /// What a trap means. Its backtrace is for the log of whoever wrote the
 /// handler; clients never see it.
-fn trapped(store: &Store<Context>, error: &wasmtime::Error) -> Failure {
-    let memory = &store.data().memory;
-    // A guest that is refused memory ends itself, one way or another.
-    if memory.hit {
-        return Failure::Memory {
-            limit: memory.limit,
-        };
-    }
+fn trapped(error: &wasmtime::Error) -> Failure {
     match error.downcast_ref::<Trap>() {
         Some(trap) => Failure::Trap(match backtrace(error) {
             Some(backtrace) => format!("{trap}\n{backtrace}"),
@@ -254,6 +366,12 @@ const OURS: [HeaderName; 6] = [
     header::UPGRADE,
 ];
 
+/// Header fields of a response.
+const FIELDS: usize = 500;
+/// Bytes of names and values of a response's header fields: clients take hardly
+/// more.
+const HEADER: usize = 64 << 10;
+
 fn check_response(response: http_wit::Response, max: u64) -> Result<Response, Failure> {
     let size = response.body.len();
     if size as u64 > max {
@@ -268,7 +386,15 @@ fn check_response(response: http_wit::Response, max: u64) -> Result<Response, Fa
                 response.status
             ))
         })?;
-    let mut headers = HeaderMap::with_capacity(response.headers.len() + 2);
+    let fields = response.headers.len();
+    let bytes = response.headers.iter();
+    let bytes: usize = bytes.map(|(name, value)| name.len() + value.len()).sum();
+    if fields > FIELDS || bytes > HEADER {
+        return Err(Failure::Invalid(format!(
+            "it has {fields} header fields of {bytes} bytes; at most {FIELDS} of {HEADER} are sent"
+        )));
+    }
+    let mut headers = HeaderMap::with_capacity(fields + 2);
     for (name, value) in response.headers {
         let name = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| Failure::Invalid(format!("{name:?} is not a name that HTTP allows")))?;

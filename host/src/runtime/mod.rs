@@ -5,14 +5,19 @@
 //! checked [`Component`] whose instances run one invocation at a time.
 
 mod bindings;
+mod compiler;
 mod component;
 mod context;
 mod engine;
 mod instance;
+mod memory;
 mod output;
+mod pool;
+mod turns;
 
+pub use compiler::{Compiler, run as compile};
 pub use component::{Component, LoadError};
-pub use engine::Runtime;
+pub use engine::{Bounds, Runtime};
 pub(crate) use engine::{hex, recognise};
 pub use instance::Instance;
-pub(crate) use instance::is_hop_by_hop;
+pub(crate) use instance::{Called, is_hop_by_hop};

@@ -130,6 +130,8 @@ mod tests {
                 partitions: 4,
                 replication: -1,
             },
+            memory: 0,
+            compile_time: Duration::ZERO,
             deploy: Vec::new(),
             log_format: None,
             log: String::new(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::secrets;
+use super::{machine, secrets};
 use crate::kafka::{Brokers, Topics};
 
 /// Run a host: serve HTTP, consume Kafka, take deployments
@@ -87,6 +87,15 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     deploy: Vec<PathBuf>,
 
+    /// Memory of all instances of all services, as `4 GiB` [default: half of the machine's]
+    #[arg(long, env = "TIDEMILL_MEMORY", value_name = "SIZE", value_parser = memory)]
+    memory: Option<u64>,
+
+    /// How long compiling a component may take, in seconds [default: 60]
+    #[arg(long, env = "TIDEMILL_COMPILE_TIME", value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    compile_time: Option<u64>,
+
     /// How log lines look [default: pretty on a terminal, json otherwise]
     #[arg(long, env = "TIDEMILL_LOG_FORMAT", value_name = "FORMAT")]
     log_format: Option<LogFormat>,
@@ -119,6 +128,17 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// The least that one instance of anything can do with.
+const LEAST_MEMORY: u64 = 16 << 20;
+
+fn memory(text: &str) -> Result<u64, String> {
+    let bytes = tidemill_manifest::parse_size(text)?;
+    match bytes {
+        LEAST_MEMORY.. => Ok(bytes),
+        _ => Err("it is at least 16 MiB".to_owned()),
+    }
+}
+
 /// The configuration file.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -137,6 +157,8 @@ struct File {
     data_dir: Option<PathBuf>,
     partitions: Option<i32>,
     replication: Option<i32>,
+    memory: Option<String>,
+    compile_time: Option<u64>,
     #[serde(default)]
     deploy: Vec<PathBuf>,
     log_format: Option<LogFormat>,
@@ -167,6 +189,8 @@ pub(crate) enum ConfigError {
     EmptyToken,
     #[error("{0:?} is not an address to listen on: it has a host and a port, as 127.0.0.1:8080")]
     Address(String),
+    #[error("memory in the configuration file: {0}")]
+    Memory(String),
     #[error("{0} is out of range: {1}")]
     Range(&'static str, &'static str),
 }
@@ -182,6 +206,8 @@ pub(crate) struct Config {
     pub(crate) properties: BTreeMap<String, String>,
     pub(crate) data_dir: PathBuf,
     pub(crate) topics: Topics,
+    pub(crate) memory: u64,
+    pub(crate) compile_time: Duration,
     pub(crate) deploy: Vec<PathBuf>,
     pub(crate) log_format: Option<LogFormat>,
     pub(crate) log: String,
@@ -206,6 +232,8 @@ impl Config {
         let or = |flag: Option<String>, file: Option<String>, default: &str| {
             flag.or(file).unwrap_or_else(|| default.to_owned())
         };
+        let told = file.memory.map(|text| memory(&text)).transpose();
+        let told = told.map_err(ConfigError::Memory)?;
         let mut properties = file.kafka_properties;
         for path in file
             .kafka_property_file
@@ -250,6 +278,13 @@ impl Config {
                 partitions: args.partitions.or(file.partitions).unwrap_or(4),
                 replication: args.replication.or(file.replication).unwrap_or(-1),
             },
+            memory: args
+                .memory
+                .or(told)
+                .unwrap_or_else(|| (machine::memory() / 2).max(LEAST_MEMORY)),
+            compile_time: Duration::from_secs(
+                args.compile_time.or(file.compile_time).unwrap_or(60),
+            ),
             deploy,
             log_format: args.log_format.or(file.log_format),
             log: or(args.log, file.log, DEFAULT_LOG),
@@ -260,6 +295,9 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
+        if self.compile_time.is_zero() {
+            return Err(ConfigError::Range("compile-time", "at least 1"));
+        }
         if self.topics.partitions < 1 {
             return Err(ConfigError::Range("partitions", "at least 1"));
         }
@@ -343,6 +381,19 @@ mod tests {
         assert_eq!(config.topics.partitions, 8);
         assert_eq!(config.kafka, Brokers::Embedded);
         assert_eq!(config.grace, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn memory_is_a_size_and_by_default_a_part_of_the_machine() {
+        let memory = |flags: &[&str], file: &str| config(flags, file).map(|config| config.memory);
+        assert_eq!(
+            memory(&["--memory", "1 GiB"], "memory = \"2 GiB\"").unwrap(),
+            1 << 30
+        );
+        assert_eq!(memory(&[], "memory = \"2 GiB\"").unwrap(), 2 << 30);
+        assert!(memory(&[], "").unwrap() >= LEAST_MEMORY);
+        assert!(memory(&[], "memory = \"1 MiB\"").is_err());
+        assert!(Cli::try_parse_from(["serve", "--memory", "2 gib"]).is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod banner;
 mod config;
 mod logs;
+mod machine;
 mod secrets;
 
 use std::collections::BTreeMap;
@@ -25,7 +26,7 @@ use crate::http::listener;
 use crate::kafka::{Cluster, KafkaError};
 use crate::library::{Library, LibraryError};
 use crate::metrics::Metrics;
-use crate::runtime::{LoadError, Runtime};
+use crate::runtime::{Bounds, Compiler, LoadError, Runtime};
 use crate::state::{Store, StoreError};
 use crate::trace::{self, TraceError};
 
@@ -89,6 +90,7 @@ pub fn run(args: Args) -> ExitCode {
         .and_then(|config| {
             logs::start(&config);
             let tasks = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(threads())
                 .enable_all()
                 .thread_name("tidemill")
                 .build()?;
@@ -104,6 +106,12 @@ pub fn run(args: Args) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Threads that serve: one for each core. One alone could not do anything else
+/// while a handler computes.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2))
 }
 
 async fn serve(config: Config) -> Result<(), ServeError> {
@@ -137,7 +145,12 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let Some(id) = id else {
         return Ok(());
     };
-    let runtime = Runtime::new(&library.cache())?;
+    let bounds = Bounds {
+        memory: config.memory,
+        long_calls: threads() - 1,
+        compiler: Compiler::Apart(config.compile_time),
+    };
+    let runtime = Runtime::new(&library.cache(), bounds)?;
     let store = Store::open(&library.state(&id))?;
     let url = format!("http://{}", addresses.http);
     let host = Arc::new(Host::new(

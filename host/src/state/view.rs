@@ -68,6 +68,8 @@ pub struct Range<'a> {
     pub limit: u32,
     /// From the highest key down.
     pub reverse: bool,
+    /// The most bytes of keys and values: whoever asks has to hold them.
+    pub bytes: u64,
 }
 
 /// A handler's view of the state.
@@ -273,6 +275,7 @@ where
         }
     }
     let mut merged: Vec<Row> = Vec::new();
+    let mut bytes = 0;
     loop {
         let first = heads
             .iter()
@@ -287,6 +290,15 @@ where
         let full = merged.len() >= range.limit as usize;
         if full && merged.last().is_some_and(|last| last.key != *key) {
             break;
+        }
+        bytes += (key.len() + value.len()) as u64;
+        if bytes > range.bytes {
+            return Err(ViewError::Invalid(format!(
+                "the first {} rows of this scan have more than {} bytes, all that its caller can \
+                 hold: ask for fewer",
+                merged.len() + 1,
+                range.bytes
+            )));
         }
         let next = rows.next().transpose()?;
         let row = Row {
@@ -362,6 +374,7 @@ mod tests {
             end: None,
             limit,
             reverse,
+            bytes: 1000,
         }
     }
 
@@ -392,6 +405,22 @@ mod tests {
         assert_eq!(view.get_all(&none, "t", b"b").unwrap().len(), 2);
         assert_eq!(view.get(&none, "t", b"a").unwrap(), Some(text("2")));
         assert!(matches!(view.writable("t", b"a"), Err(ViewError::ReadOnly)));
+    }
+
+    #[test]
+    fn a_scan_of_more_than_its_caller_can_hold_is_refused() {
+        let fixture = committed("view-bytes", &[(0, "a", "12"), (1, "b", "345")]);
+        let view = View::Shards(fixture.tables.clone());
+        let scan = |bytes| {
+            let range = Range {
+                bytes,
+                ..all(10, false)
+            };
+            view.scan(&Written::new(), "t", range)
+                .map(|rows| rows.len())
+        };
+        assert_eq!(scan(7).unwrap(), 2);
+        assert!(matches!(scan(6), Err(ViewError::Invalid(_))));
     }
 
     #[test]

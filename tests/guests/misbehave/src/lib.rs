@@ -43,6 +43,9 @@ const COUNTS: &str = "counts";
 
 impl Describe for Misbehave {
     fn openapi() -> String {
+        if let Ok(Some(mode)) = store::get("describe") {
+            misbehave(&mode);
+        }
         if let Ok(Some(document)) = store::get("openapi") {
             return document;
         }
@@ -74,6 +77,22 @@ impl Http for Misbehave {
                 headers: vec![(text("name").to_owned(), unhex(text("value")))],
                 ..answer(200, "with a header")
             },
+            "headers" => Response {
+                headers: (0..number("n"))
+                    .map(|n| (format!("x-{n}"), vec![b'x'; number("bytes") as usize]))
+                    .collect(),
+                ..answer(200, "with headers")
+            },
+            // Fills memory that is kept as long as the instance, and goes on.
+            "hold" => {
+                hold(number("mib"));
+                std::thread::sleep(Duration::from_millis(number("ms")));
+                answer(200, "held")
+            }
+            "forever" => {
+                std::future::pending::<()>().await;
+                answer(200, "never")
+            }
             "big" => answer(200, vec![b'x'; number("bytes") as usize]),
             "print" => {
                 println!("{}", text("text"));
@@ -164,6 +183,17 @@ impl Events for Misbehave {
                 }
             }
             "publish" => publish_on(&event, rest),
+            "hold" => hold(rest.parse().unwrap()),
+            // Rows of so many bytes, until it is told that they are too many.
+            "rows" => {
+                let value = vec![b'x'; rest.parse().unwrap()];
+                let mut count = 0_u64;
+                while state::put("many", &count.to_be_bytes(), &value).is_ok() {
+                    count += 1;
+                }
+                let error = state::put("many", b"last", &value).unwrap_err();
+                return Err(Failure::Reject(format!("{count} rows, then {error}")));
+            }
             "publish-then-trap" => {
                 publish_on(&event, rest);
                 misbehave("trap");
@@ -188,6 +218,16 @@ fn publish_on(event: &Event, topic: &str) {
         headers: Vec::new(),
     })
     .unwrap();
+}
+
+/// Memory that is not given back.
+static HELD: std::sync::Mutex<Vec<Vec<u8>>> = std::sync::Mutex::new(Vec::new());
+
+fn hold(mebibytes: u64) {
+    let mut held = HELD.lock().unwrap();
+    while (held.len() as u64) < mebibytes {
+        held.push(std::hint::black_box(vec![1; 1 << 20]));
+    }
 }
 
 /// The ways a call can end that are not an answer.

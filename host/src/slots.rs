@@ -1,0 +1,111 @@
+//! The slots of a service: how many calls run at once, and how many requests
+//! may wait for one, for how long.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tidemill_manifest::Limits;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::invocation::Failure;
+
+/// The slots of one revision.
+pub struct Slots {
+    permits: Semaphore,
+    waiting: AtomicU32,
+    concurrency: u32,
+    queue: u32,
+    patience: Duration,
+}
+
+impl Slots {
+    /// As many as a manifest allows.
+    pub fn of(limits: &Limits) -> Slots {
+        Slots {
+            permits: Semaphore::new(limits.concurrency as usize),
+            waiting: AtomicU32::new(0),
+            concurrency: limits.concurrency,
+            queue: limits.queue,
+            patience: limits.queue_time,
+        }
+    }
+
+    /// A slot for a request, which may have to wait for it.
+    pub async fn take(&self) -> Result<SemaphorePermit<'_>, Failure> {
+        if let Ok(permit) = self.permits.try_acquire() {
+            return Ok(permit);
+        }
+        let _waits = self.wait()?;
+        match tokio::time::timeout(self.patience, self.permits.acquire()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => Err(Failure::Busy {
+                limit: self.concurrency,
+                waited: self.patience,
+            }),
+        }
+    }
+
+    /// A slot for an event: it waits as long as it takes, for nothing is lost by
+    /// it. None if slots are not given any more, which they always are.
+    pub async fn take_in_time(&self) -> Option<SemaphorePermit<'_>> {
+        self.permits.acquire().await.ok()
+    }
+
+    fn wait(&self) -> Result<Waits<'_>, Failure> {
+        // The guard first: it takes back what it counted if there is no place.
+        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let waits = Waits(&self.waiting);
+        if before >= self.queue {
+            return Err(Failure::Full { limit: self.queue });
+        }
+        Ok(waits)
+    }
+}
+
+/// A request that waits is counted until it does not any more, for whatever
+/// reason.
+struct Waits<'s>(&'s AtomicU32);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slots(queue: u32, patience: Duration) -> Slots {
+        Slots::of(&Limits {
+            concurrency: 1,
+            queue,
+            queue_time: patience,
+            ..Limits::default()
+        })
+    }
+
+    #[tokio::test]
+    async fn as_many_wait_as_the_queue_takes_and_the_next_is_turned_away_at_once() {
+        let slots = slots(1, Duration::from_secs(60));
+        let held = slots.take().await.unwrap();
+        let mut waiting = Box::pin(slots.take());
+        assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+        let refused = slots.take().await.unwrap_err();
+        assert_eq!(refused, Failure::Full { limit: 1 });
+        // One that gives up leaves its place to the next.
+        drop(waiting);
+        let mut next = Box::pin(slots.take());
+        assert!(futures_util::poll!(next.as_mut()).is_pending());
+        drop(held);
+        assert!(next.await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_longer_than_the_queue_time() {
+        let slots = slots(1, Duration::from_millis(1));
+        let _held = slots.take().await.unwrap();
+        let refused = slots.take().await.unwrap_err();
+        assert!(matches!(refused, Failure::Busy { limit: 1, .. }));
+    }
+}

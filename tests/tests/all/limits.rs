@@ -1,0 +1,266 @@
+//! Each limit of docs/limits.md: what happens when it is hit, and that it is
+//! counted.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tidemill_tests::{Client, Component, Host, Manifest, eventually, unique};
+
+use crate::Pair;
+
+/// How often a service hit a limit.
+fn hits(host: &Host, service: &str, limit: &str) -> f64 {
+    let service = format!("service={service:?}");
+    let limit = format!("limit={limit:?}");
+    host.metric("tidemill_limit_hits_total", &[&service, &limit])
+}
+
+/// Holds that a service has hit a limit.
+fn has_hit(pair: &Pair, limit: &str) {
+    assert!(hits(&pair.host, &pair.name, limit) > 0.0, "{limit}");
+    assert!(hits(&pair.host, &pair.neighbour, limit) == 0.0, "{limit}");
+}
+
+/// Bytes of memory of a service's instances.
+fn memory(host: &Host, service: &str) -> f64 {
+    host.metric("tidemill_memory_bytes", &[&format!("service={service:?}")])
+}
+
+/// Calls that run meanwhile, until they are waited for.
+fn calling<'s, 'e>(
+    scope: &'s thread::Scope<'s, 'e>,
+    pair: &'s Pair,
+    mode: &'s str,
+    count: usize,
+) -> Vec<thread::ScopedJoinHandle<'s, u16>> {
+    let call = || Client::at(pair.host.http().address()).get(&pair.target(mode));
+    (0..count)
+        .map(|_| scope.spawn(move || call().status))
+        .collect()
+}
+
+#[test]
+fn more_than_an_instance_may_have_is_500_and_counted() {
+    let pair = Pair::start("memory", |manifest| manifest.limit("memory", "\"16 MiB\""));
+    pair.host
+        .http()
+        .get(&pair.target("hold?mib=32"))
+        .problem(500);
+    has_hit(&pair, "memory");
+    pair.both_serve();
+}
+
+#[test]
+fn more_than_a_services_instances_may_have_is_503_and_comes_back() {
+    let pair = Pair::start("total", |manifest| {
+        manifest
+            .limit("memory", "\"64 MiB\"")
+            .limit("memory-total", "\"64 MiB\"")
+    });
+    thread::scope(|scope| {
+        let first = calling(scope, &pair, "hold?mib=40&ms=1500", 1);
+        eventually("the first has its memory", || {
+            match memory(&pair.host, &pair.name) {
+                bytes if bytes > 40e6 => Ok(()),
+                bytes => Err(bytes),
+            }
+        });
+        let refused = pair.host.http().get(&pair.target("hold?mib=40"));
+        refused.problem(503);
+        assert_ne!(refused.header("retry-after"), "", "{refused:?}");
+        pair.neighbour_serves();
+        for call in first {
+            assert_eq!(call.join().unwrap(), 200);
+        }
+    });
+    has_hit(&pair, "memory-total");
+    let again = pair.host.http().get(&pair.target("hold?mib=40"));
+    assert_eq!(again.status, 200, "the idle one is used, or given up");
+    pair.both_serve();
+}
+
+/// A host whose services have 96 MiB together.
+fn small() -> Pair {
+    let (name, neighbour) = (unique("holds"), unique("wants"));
+    let host = Host::builder()
+        .arguments(&["--memory", "96 MiB"])
+        .deploy([&name, &neighbour].map(|name| Component::misbehave(&Manifest::new(name))))
+        .ready();
+    Pair {
+        host,
+        name,
+        neighbour,
+    }
+}
+
+#[test]
+fn idle_instances_of_others_are_given_up_first() {
+    let pair = small();
+    for _ in 0..3 {
+        for service in [&pair.name, &pair.neighbour] {
+            let reply = pair.host.http().get(&format!("/{service}/hold?mib=50"));
+            assert_eq!(reply.text(), "held", "{reply:?}");
+        }
+        assert!(memory(&pair.host, "") <= 96.0 * 1024.0 * 1024.0);
+    }
+    assert_eq!(hits(&pair.host, &pair.name, "host-memory"), 0.0);
+}
+
+#[test]
+fn on_a_full_host_a_request_is_503_and_an_event_waits_without_an_attempt() {
+    let pair = small();
+    thread::scope(|scope| {
+        let full = calling(scope, &pair, "hold?mib=50&ms=2000", 1);
+        eventually("the memory is taken", || {
+            match memory(&pair.host, &pair.name) {
+                bytes if bytes > 50e6 => Ok(()),
+                bytes => Err(bytes),
+            }
+        });
+        let target = format!("/{}/hold?mib=50", pair.neighbour);
+        let refused = pair.host.http().get(&target);
+        refused.problem(503);
+        assert_ne!(refused.header("retry-after"), "", "{refused:?}");
+        pair.host
+            .topics()
+            .write_all(&pair.neighbour, 0, &["hold 50"]);
+        eventually("the event is held by the limit", || {
+            match hits(&pair.host, &pair.neighbour, "host-memory") {
+                hits if hits >= 2.0 => Ok(()),
+                hits => Err(hits),
+            }
+        });
+        for call in full {
+            assert_eq!(call.join().unwrap(), 200);
+        }
+    });
+    let rows = format!("/{}/rows", pair.neighbour);
+    eventually("the event is handled, at its first attempt", || {
+        let rows = pair.host.http().get(&rows);
+        let text = rows.text();
+        match text.contains("hold 50") && text.contains("attempt=1") {
+            true => Ok(()),
+            false => Err(text.to_owned()),
+        }
+    });
+}
+
+#[test]
+fn what_an_instance_held_is_free_when_it_is_gone() {
+    let pair = Pair::start("returns", |manifest| {
+        manifest
+            .limit("memory", "\"64 MiB\"")
+            .limit("time", "\"500ms\"")
+    });
+    let before = memory(&pair.host, &pair.name);
+    for mode in ["alloc", "loop", "trap", "hold?mib=32&ms=5000"] {
+        let _ = pair.host.http().get(&pair.target(mode));
+        pair.both_serve();
+        let after = memory(&pair.host, &pair.name);
+        assert!(after <= before.max(8e6), "{mode}: {before} then {after}");
+    }
+}
+
+#[test]
+fn one_more_than_may_wait_is_turned_away_at_once() {
+    let pair = Pair::start("full", |manifest| {
+        manifest
+            .limit("concurrency", "1")
+            .limit("queue", "1")
+            .limit("queue-time", "\"60s\"")
+    });
+    thread::scope(|scope| {
+        let calls = calling(scope, &pair, "sleep?ms=1000", 3);
+        let mut statuses: Vec<u16> = calls.into_iter().map(|call| call.join().unwrap()).collect();
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 200, 503]);
+    });
+    has_hit(&pair, "queue");
+    pair.both_serve();
+}
+
+#[test]
+fn one_that_waited_its_time_is_turned_away() {
+    let pair = Pair::start("late", |manifest| {
+        manifest
+            .limit("concurrency", "1")
+            .limit("queue-time", "\"50ms\"")
+    });
+    thread::scope(|scope| {
+        let calls = calling(scope, &pair, "sleep?ms=1000", 2);
+        let mut statuses: Vec<u16> = calls.into_iter().map(|call| call.join().unwrap()).collect();
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 503]);
+    });
+    has_hit(&pair, "queue-time");
+    pair.both_serve();
+}
+
+#[test]
+fn only_so_many_instances_are_kept() {
+    let pair = Pair::start("kept", |manifest| manifest.limit("instances", "1"));
+    thread::scope(|scope| {
+        for call in calling(scope, &pair, "sleep?ms=300", 4) {
+            assert_eq!(call.join().unwrap(), 200);
+        }
+    });
+    let service = format!("service={:?}", pair.name);
+    let idle = pair.host.metric("tidemill_instances_idle", &[&service]);
+    assert_eq!(idle, 1.0);
+}
+
+#[test]
+fn sizes_beyond_their_limits_are_refused_and_counted() {
+    let topic = unique("sizes");
+    let pair = Pair::start("sizes", |manifest| {
+        manifest
+            .publish(&topic)
+            .limit("request", "\"1 kB\"")
+            .limit("response", "\"1 kB\"")
+            .limit("event", "\"1 kB\"")
+            .limit("effects", "100")
+            .limit("effects-size", "\"10 kB\"")
+    });
+    let post = |mode: &str, body: &str| pair.host.http().post(&pair.target(mode), body);
+    post("echo", &"x".repeat(1001)).problem(413);
+    post("big?bytes=1001", "").problem(502);
+    for (mode, word) in [
+        ("bytes=1001", "limits.event"),
+        ("n=101", "limits.effects "),
+        ("n=20&bytes=900", "limits.effects-size"),
+    ] {
+        let reply = post(&format!("publish?topic={topic}&{mode}"), "").expect(409);
+        assert!(reply.text().contains(word), "{reply:?}");
+    }
+    for limit in ["request", "response", "event", "effects", "effects-size"] {
+        has_hit(&pair, limit);
+    }
+    pair.both_serve();
+}
+
+#[test]
+fn a_loop_on_every_slot_ends_within_its_time() {
+    let pair = Pair::start("spins", |manifest| {
+        manifest.limit("time", "\"1s\"").limit("concurrency", "16")
+    });
+    let mut latest = Duration::ZERO;
+    thread::scope(|scope| {
+        let calls: Vec<_> = (0..16)
+            .map(|_| {
+                scope.spawn(|| {
+                    let began = Instant::now();
+                    let client = Client::at(pair.host.http().address());
+                    client.get(&pair.target("loop")).problem(504);
+                    began.elapsed()
+                })
+            })
+            .collect();
+        for call in calls {
+            latest = latest.max(call.join().unwrap());
+        }
+    });
+    println!("limits.time of 1 s, 16 loops: the last one ended after {latest:?}");
+    assert!(latest < Duration::from_secs(5), "{latest:?}");
+    has_hit(&pair, "time");
+    pair.both_serve();
+}
