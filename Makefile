@@ -111,6 +111,11 @@ ci: fmt-check lint doc deny test ## what CI runs: all checks and all tests
 test: seeds guests venv h2spec ## run all tests, on the embedded broker and on a real Kafka
 	@kafka/kafka fetch
 	@$(CARGO) test --release $(LOCKED) --workspace $(if $(TESTS),-- $(TESTS))
+	@$(if $(TESTS),:,$(MAKE) monitoring)
+
+.PHONY: monitoring
+monitoring: ## hold metrics, alerts and dashboard against a real Prometheus
+	@monitoring/check $(TIDEMILL) $(SEEDS:%=$(COMPONENTS)/%.wasm)
 
 .PHONY: chaos
 chaos: guests build ## hold exactly-once for long, while hosts and brokers die: minutes

@@ -1,13 +1,13 @@
 //! The admin API of a running host, over plain HTTP.
 
 use std::fmt;
-use std::io;
+use std::io::{self, BufRead, BufReader};
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Result;
 use serde::de::DeserializeOwned;
-use ureq::http::{Method, Request, header};
+use ureq::http::{Method, Request, Response, StatusCode, header};
 
 use crate::api::Problem;
 use crate::failure::Failure;
@@ -150,13 +150,7 @@ impl Client {
         path: &str,
         body: Body,
     ) -> Result<(T, String)> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("http://{}{path}", self.admin))
-            .header(header::ACCEPT, "application/json, application/problem+json");
-        if let Some(token) = &self.token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
-        }
+        let request = self.request(method, path);
         let (kind, bytes) = match body {
             Body::None => (None, Vec::new()),
             Body::Component(bytes) => (Some("application/wasm"), bytes),
@@ -175,20 +169,74 @@ impl Client {
         };
         let mut response = sent.map_err(|error| self.unreachable(&error))?;
         let status = response.status();
-        let text = response
-            .body_mut()
-            .with_config()
-            .limit(MOST)
-            .read_to_vec()
-            .map_err(|error| self.unreachable(&error))?;
+        let text = self.whole(&mut response)?;
         if status.is_success()
             && let Ok(text) = String::from_utf8(text.clone())
             && let Ok(value) = serde_json::from_str(&text)
         {
             return Ok((value, text));
         }
-        let problem = serde_json::from_slice::<Problem>(&text).ok();
-        Err(match problem {
+        Err(self.failed(status, &text).into())
+    }
+
+    /// Reads an answer of lines as they come, for as long as they come; empty
+    /// ones only show that the host is there. `each` says whether to go on.
+    pub(crate) fn lines(
+        &self,
+        path: &str,
+        mut each: impl FnMut(&str) -> Result<bool>,
+    ) -> Result<()> {
+        let request = self.request(Method::GET, path).body(());
+        let request = self
+            .agent
+            .configure_request(request.map_err(|_| self.bad_token())?)
+            .timeout_global(None)
+            .timeout_recv_response(Some(Duration::from_secs(30)))
+            .build();
+        let sent = self.agent.run(request);
+        let mut response = sent.map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
+        if !status.is_success() {
+            let text = self.whole(&mut response)?;
+            return Err(self.failed(status, &text).into());
+        }
+        for line in BufReader::new(response.body_mut().as_reader()).lines() {
+            let line = line.map_err(|error| {
+                Failure::new(format!("the connection to {} was lost", self.admin))
+                    .detail(error.to_string())
+            })?;
+            if !line.is_empty() && !each(&line)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn request(&self, method: Method, path: &str) -> ureq::http::request::Builder {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.admin))
+            .header(header::ACCEPT, "application/json, application/problem+json");
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        request
+    }
+
+    fn whole(&self, response: &mut Response<ureq::Body>) -> Result<Vec<u8>> {
+        let read = response
+            .body_mut()
+            .with_config()
+            .limit(MOST)
+            .read_to_vec()
+            .map_err(|error| self.unreachable(&error))?;
+        Ok(read)
+    }
+
+    /// What an answer means that is not what was asked for.
+    fn failed(&self, status: StatusCode, text: &[u8]) -> Failure {
+        let problem = serde_json::from_slice::<Problem>(text).ok();
+        match problem {
             Some(problem) if !status.is_success() => self.refused(status.as_u16(), &problem),
             _ => Failure::new(format!(
                 "{} answered {status}, but not as a Tidemill host does",
@@ -196,7 +244,6 @@ impl Client {
             ))
             .hint("the admin address is another one than that of the services: see --admin"),
         }
-        .into())
     }
 
     fn refused(&self, status: u16, problem: &Problem) -> Failure {

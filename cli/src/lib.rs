@@ -1,6 +1,6 @@
 //! The client side of the `tidemill` command: `new`, `build`, `deploy`,
-//! `services`, `state`, `replay`, `dead-letters`, `pause`, `resume`, `offsets`,
-//! `remove`, `invoke`.
+//! `services`, `logs`, `state`, `replay`, `dead-letters`, `pause`, `resume`,
+//! `offsets`, `remove`, `invoke`.
 //!
 //! The binary is the host's: it flattens [`Command`] beside its own `serve`.
 //! Everything that talks to a host goes through its admin API ([`api`]).
@@ -17,10 +17,11 @@ mod value;
 use std::process::ExitCode;
 
 use commands::{
-    build, dead_letters, deploy, invoke, new, offsets, pause, remove, replay, services, state,
+    build, dead_letters, deploy, invoke, logs, new, offsets, pause, remove, replay, services, state,
 };
 
 pub use client::{Admin, Connection};
+pub use show::clean;
 
 /// The commands of `tidemill` other than `serve`.
 #[derive(Debug, clap::Subcommand)]
@@ -33,6 +34,8 @@ pub enum Command {
     Deploy(deploy::Args),
     /// List what a host runs, or show one service in detail
     Services(services::Args),
+    /// Show what a service logs, and what the host logs about it
+    Logs(logs::Args),
     /// Show the tables of a service's state, and their rows
     State(state::Args),
     /// Build a service's state anew from its topics, while it goes on answering
@@ -62,6 +65,7 @@ impl Command {
             Self::Build(args) => build::run(&args),
             Self::Deploy(args) => deploy::run(&args),
             Self::Services(args) => services::run(&args),
+            Self::Logs(args) => logs::run(&args),
             Self::State(args) => state::run(&args),
             Self::Replay(args) => replay::run(&args),
             Self::DeadLetters(args) => dead_letters::run(&args),

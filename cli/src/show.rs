@@ -35,13 +35,26 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
     }
 }
 
+/// Prints to standard output, and says whether somebody reads on.
+pub(crate) fn print_on(text: &str) -> anyhow::Result<bool> {
+    let mut output = anstream::stdout().lock();
+    match output
+        .write_all(text.as_bytes())
+        .and_then(|()| output.flush())
+    {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        result => Ok(result.map(|()| true)?),
+    }
+}
+
 /// Text with a style around it.
 pub(crate) fn styled(style: Style, text: &str) -> String {
     format!("{style}{text}{style:#}")
 }
 
 /// Text from elsewhere, without what could steer a terminal.
-pub(crate) fn clean(text: &str) -> String {
+#[must_use]
+pub fn clean(text: &str) -> String {
     text.chars()
         .map(|char| match char {
             '\n' | '\t' => char,

@@ -212,6 +212,7 @@ pub async fn settle(
         next = &next[next.partition_point(|id| id <= last)..];
     }
     tracing::info!(
+        event = "dead-letters.settled",
         service = service.name(),
         settled,
         "dead letters: {settle:?}"

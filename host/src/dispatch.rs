@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::effects::Effects;
 use crate::invocation::{Event, Failure, Request, Response};
-use crate::metrics::Kind;
+use crate::metrics::{InFlight, Kind};
 use crate::runtime::Called;
 use crate::service::{Revision, Service};
 use crate::state::View;
@@ -28,7 +28,9 @@ pub async fn request(
     request: Request,
 ) -> Result<(Response, Effects), Failure> {
     let started = Instant::now();
-    let ran = run_request(service, revision, request).await;
+    let mut in_flight = service.metrics.begin(Kind::Request);
+    let ran = run_request(service, revision, request, &mut in_flight).await;
+    drop(in_flight);
     service.metrics.ran(Kind::Request, &ran, started.elapsed());
     let (response, mut effects) = ran?;
     if response.status.is_server_error() {
@@ -41,6 +43,7 @@ async fn run_request(
     service: &Service,
     revision: &Arc<Revision>,
     request: Request,
+    in_flight: &mut InFlight<'_>,
 ) -> Result<(Response, Effects), Failure> {
     let limits = &revision.manifest.limits;
     let _slot = revision.slots.take().await?;
@@ -52,6 +55,7 @@ async fn run_request(
         false => View::NotGranted,
     };
     let instance = revision.component.instance().await?;
+    in_flight.runs();
     let within = request.trace.as_ref();
     let mut span = trace::Invocation::of_request(within, revision, instance.calls() == 0);
     let ran = instance
@@ -86,7 +90,19 @@ pub async fn event(
     let span = trace::Process::begin(revision, event, attempt);
     let mut waits = false;
     loop {
-        let mut ran = run_event(service, revision, event, attempt, view.clone(), &span).await;
+        let view = view.clone();
+        let mut in_flight = service.metrics.begin(Kind::Event);
+        let ran = run_event(
+            service,
+            revision,
+            event,
+            attempt,
+            view,
+            &span,
+            &mut in_flight,
+        );
+        let mut ran = ran.await;
+        drop(in_flight);
         let Err(Failure::Crowded { limit }) = &ran else {
             service.metrics.ran(Kind::Event, &ran, started.elapsed());
             span.end(&mut ran);
@@ -95,7 +111,12 @@ pub async fn event(
         if !std::mem::replace(&mut waits, true) {
             service.metrics.hit(*limit);
             let (service, limit) = (service.name(), limit.name());
-            tracing::warn!(service, limit, "an event waits for memory or an instance");
+            tracing::warn!(
+                event = "event.waiting",
+                service,
+                limit,
+                "an event waits for memory or an instance"
+            );
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -108,10 +129,12 @@ async fn run_event(
     attempt: u32,
     view: View,
     span: &trace::Process,
+    in_flight: &mut InFlight<'_>,
 ) -> Result<Effects, Failure> {
     let limits = &revision.manifest.limits;
     let _slot = revision.slots.take_in_time().await;
     let instance = revision.component.instance().await?;
+    in_flight.runs();
     let span = span.invocation(revision, event, instance.calls() == 0);
     let ran = instance.event(event, attempt, view, limits.time).await;
     let mut ran = settle(service, revision, ran);

@@ -222,7 +222,7 @@ impl Work {
 
     fn follow(&mut self, tables: &Arc<Tables>, changelog: &Arc<str>, shards: u32) {
         if let Err(error) = forget_if_stale(tables) {
-            tracing::error!(topic = &**changelog, %error, "a copy of state cannot be told to be stale");
+            tracing::error!(event = "state.not-marked", topic = &**changelog, %error, "a copy of state cannot be told to be stale");
         }
         for shard in 0..shards {
             let source = (changelog.clone(), shard.cast_signed());
@@ -252,13 +252,13 @@ impl Work {
     fn start_reading(&self, source: &Source) {
         let from = self.copies.get(source).map_or(0, |copy| copy.next);
         if let Err(error) = self.reader.follow(source, from) {
-            tracing::error!(topic = &*source.0, shard = source.1, %error, "a changelog is not followed");
+            tracing::error!(event = "changelog.not-followed", topic = &*source.0, shard = source.1, %error, "a changelog is not followed");
         }
     }
 
     fn stop_reading(&self, source: &Source) {
         if let Err(error) = self.reader.leave(source) {
-            tracing::error!(topic = &*source.0, shard = source.1, %error, "a changelog is still read");
+            tracing::error!(event = "changelog.still-read", topic = &*source.0, shard = source.1, %error, "a changelog is still read");
         }
     }
 
@@ -337,7 +337,7 @@ impl Work {
                 .apply(copy.shard, held, position.as_ref(), checkpoint);
             if let Err(error) = written {
                 // The rows are gone from here: they are read again.
-                tracing::error!(topic = &*source.0, shard = source.1, %error, "state was not written, reading again");
+                tracing::error!(event = "state.not-applied", topic = &*source.0, shard = source.1, %error, "state was not written, reading again");
                 self.stop_reading(source);
                 if let Some(copy) = self.copies.get_mut(source) {
                     copy.begin();
@@ -368,12 +368,13 @@ impl Work {
             return;
         }
         tracing::info!(
+            event = "state.complete",
             state = tables.name(),
             rows_read = self.read,
             "the state is complete on this host"
         );
         if let Err(error) = tables.set_complete() {
-            tracing::error!(%error, "it was not noted that state is complete");
+            tracing::error!(event = "state.not-marked", %error, "it was not noted that state is complete");
         }
     }
 
@@ -409,13 +410,14 @@ impl Work {
             return;
         };
         tracing::error!(
+            event = "state.made-anew",
             topic = &*source.0,
             shard = source.1,
             "the changelog does not go on where this host's copy ends: the copy is made anew"
         );
         let tables = copy.tables.clone();
         if let Err(error) = tables.forget() {
-            tracing::error!(%error, "a copy of state was not emptied");
+            tracing::error!(event = "state.not-emptied", %error, "a copy of state was not emptied");
         }
         let theirs: Vec<Source> = self
             .copies
@@ -453,7 +455,7 @@ impl Work {
                 continue;
             }
             if let Err(error) = copy.set_followed_at(crate::now_ms().cast_signed()) {
-                tracing::error!(%error, "it was not noted that state is up to date");
+                tracing::error!(event = "state.not-marked", %error, "it was not noted that state is up to date");
             }
         }
     }
@@ -499,6 +501,7 @@ fn forget_if_stale(tables: &Tables) -> Result<(), StoreError> {
     match tables.followed_at()? {
         Some(time) if now - time > STALE_MS => {
             tracing::warn!(
+                event = "state.stale",
                 "this host's copy of a state is more than {} hours old, and made anew",
                 STALE_MS / 3_600_000
             );

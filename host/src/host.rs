@@ -20,7 +20,8 @@ use crate::http::publishing::Publishing;
 use crate::invocation::Failure;
 use crate::kafka::{Cluster, KafkaError, Publisher};
 use crate::library::{Library, LibraryError, Record};
-use crate::metrics::Metrics;
+use crate::logs::books;
+use crate::metrics::{Metrics, Now};
 use crate::routes::Routes;
 use crate::runtime::{LoadError, Runtime, hex, recognise};
 use crate::service::{Revision, Service};
@@ -211,7 +212,7 @@ impl Host {
         let kept = tokio::task::spawn_blocking(move || host.library.deployed()).await;
         for (name, record, component) in kept.unwrap_or_default() {
             if let Err(error) = self.load(component, Origin::Kept(record)).await {
-                tracing::error!(service = name, %error, "a deployed service does not start");
+                tracing::error!(event = "service.not-started", service = name, %error, "a deployed service does not start");
             }
         }
     }
@@ -318,6 +319,7 @@ impl Host {
         }
         let previous = previous.map(|previous| previous.digest.clone());
         tracing::info!(
+            event = "deploy.done",
             service = service.name(),
             revision = revision.short(),
             "deployed"
@@ -463,12 +465,22 @@ impl Host {
         }
         drop(changing);
         let done = if paused { "paused" } else { "resumed" };
-        tracing::info!(service = name, "{done}");
+        tracing::info!(event = "service.paused", service = name, "{done}");
         Ok(Some(api::Paused {
             name: name.to_owned(),
             paused,
             unchanged,
         }))
+    }
+
+    /// What only a look tells, for the metrics.
+    pub fn now(&self) -> Now {
+        Now {
+            services: self.services(),
+            kafka_up: self.cluster.is_up(),
+            kafka_errors: self.cluster.errors(),
+            kafka_queue: self.shared.publisher.queued(),
+        }
     }
 
     /// Stops a service and forgets it. Its state and its group's offsets stay,
@@ -486,7 +498,14 @@ impl Host {
         let (host, forgotten) = (self.clone(), name.to_owned());
         tokio::task::spawn_blocking(move || host.library.forget(&forgotten)).await??;
         let revision = service.current();
-        tracing::info!(service = name, revision = revision.short(), "removed");
+        tracing::info!(
+            event = "service.removed",
+            service = name,
+            revision = revision.short(),
+            "removed"
+        );
+        books().remove(name);
+        self.metrics.forget(name);
         Ok(Some(api::Removed {
             name: name.to_owned(),
             revision: revision.digest.clone(),
@@ -509,9 +528,10 @@ impl Host {
         let publisher = self.shared.publisher.clone();
         let flushed = tokio::task::spawn_blocking(move || publisher.flush(left)).await;
         if let Err(error) = flushed {
-            tracing::error!(%error, "the producer was not flushed");
+            tracing::error!(event = "host.not-flushed", %error, "the producer was not flushed");
         }
         self.cluster.ending();
+        books().end();
     }
 }
 

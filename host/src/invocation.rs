@@ -3,7 +3,9 @@
 //! Nothing here knows about wasmtime, hyper or librdkafka: the runtime lifts
 //! these into a guest, listeners and consumers make them.
 
+use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,9 +13,39 @@ use bytes::Bytes;
 use crate::effects::record_size;
 use crate::limits::Limit;
 
+/// Which invocation a log line belongs to.
+#[derive(Clone, Debug, Default)]
+pub enum Identity {
+    /// None: a component that starts or describes itself.
+    #[default]
+    Start,
+    /// The request of that number.
+    Request(u64),
+    /// The event at topic, partition and offset.
+    Event(Arc<str>, i32, i64),
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Identity::Start => f.write_str("start"),
+            Identity::Request(number) => write!(f, "request/{number}"),
+            Identity::Event(topic, partition, offset) => write!(f, "{topic}/{partition}@{offset}"),
+        }
+    }
+}
+
+/// A number that no other request to this process has.
+pub fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 /// A request to an HTTP handler. Whole, limited and routed.
 #[derive(Clone, Debug)]
 pub struct Request {
+    /// Tells it from others in the log.
+    pub number: u64,
     /// Upper case, as sent.
     pub method: String,
     /// Path and query, as sent.

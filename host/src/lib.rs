@@ -13,6 +13,7 @@ pub mod invocation;
 pub mod kafka;
 pub mod library;
 pub mod limits;
+pub(crate) mod logs;
 pub mod metrics;
 pub mod offsets;
 pub mod problem;

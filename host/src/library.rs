@@ -208,7 +208,7 @@ impl Library {
             match read {
                 Ok((record, component)) => deployed.push((name, record, component)),
                 Err(error) => {
-                    tracing::error!(service = name, %error, "a deployed service is left out");
+                    tracing::error!(event = "service.left-out", service = name, %error, "a deployed service is left out");
                 }
             }
         }

@@ -149,7 +149,11 @@ pub async fn reset(
     if manifest.grants.state {
         move_state(host, service, &targets).await?;
     }
-    tracing::warn!(service = name, "the offsets of its group were set by hand");
+    tracing::warn!(
+        event = "offsets.reset",
+        service = name,
+        "the offsets of its group were set by hand"
+    );
     Ok(reset)
 }
 

@@ -78,7 +78,12 @@ pub async fn begin(
         Ok(generation)
     });
     let generation = created.await??;
-    tracing::info!(service = service.name(), generation, "the state is rebuilt");
+    tracing::info!(
+        event = "replay.begun",
+        service = service.name(),
+        generation,
+        "the state is rebuilt"
+    );
     host.look(service.name()).await;
     progress(host, service).await
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -141,6 +142,8 @@ struct Inner {
 
 struct Note {
     position: i64,
+    /// When it moved on for the last time.
+    moved: Instant,
     /// Whether all that was read is committed.
     settled: bool,
     status: Status,
@@ -155,6 +158,7 @@ impl Board {
     pub fn took(&self, source: Source, position: i64) {
         let note = Note {
             position,
+            moved: Instant::now(),
             settled: true,
             status: Status::Running,
             attempt: 0,
@@ -203,6 +207,7 @@ impl Board {
     pub fn committed(&self, source: &Source, position: i64) {
         if let Some(note) = self.inner.lock().partitions.get_mut(source) {
             note.position = position;
+            note.moved = Instant::now();
             // Events before the one that failed may still be on their way.
             if note.failed.is_none_or(|failed| failed < position) {
                 note.status = Status::Running;
@@ -288,6 +293,22 @@ impl Board {
             error: note.error.clone(),
         });
         shown.collect()
+    }
+
+    /// For how long partitions have not moved on; not at all where nothing is to
+    /// be consumed.
+    pub fn stalls(&self) -> Vec<(Source, Duration)> {
+        let inner = self.inner.lock();
+        let stalls = inner.partitions.iter().map(|(source, note)| {
+            let waits = lag(note, inner.ends.get(source)).is_some_and(|lag| lag > 0);
+            let stalled = if waits {
+                note.moved.elapsed()
+            } else {
+                Duration::ZERO
+            };
+            (source.clone(), stalled)
+        });
+        stalls.collect()
     }
 
     /// The worst of the partitions; `Starting` while there are none.

@@ -51,6 +51,8 @@ extern crate self as tidemill;
 mod body;
 mod event;
 mod json;
+#[cfg(any(target_arch = "wasm32", test))]
+mod logging;
 mod paging;
 pub mod position;
 mod problem;
@@ -65,6 +67,9 @@ pub mod test;
 
 pub use body::{Json, JsonObject};
 pub use event::{Event, Failure, Topics};
+/// Logging: `tidemill::log::warn!("…")` is a line of the host's log, with that level.
+pub use log;
+
 pub use json::{JsonError, RawJson};
 pub use paging::Paging;
 pub use problem::{Invalid, Problem};

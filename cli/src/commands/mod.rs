@@ -4,6 +4,7 @@ pub(crate) mod build;
 pub(crate) mod dead_letters;
 pub(crate) mod deploy;
 pub(crate) mod invoke;
+pub(crate) mod logs;
 pub(crate) mod new;
 pub(crate) mod offsets;
 pub(crate) mod pause;

@@ -66,7 +66,13 @@ impl Access {
             let client = request.extensions.get::<Client>();
             let client = client.map(|client| client.0.to_string());
             let reason = problem.kind;
-            tracing::warn!(reason, client, times, "the admin API turned a request away");
+            tracing::warn!(
+                event = "admin.denied",
+                reason,
+                client,
+                times,
+                "the admin API turned a request away"
+            );
         }
         let mut response = problem.response(&HeaderMap::new()).into_response();
         let headers = response.headers_mut();

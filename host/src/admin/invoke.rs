@@ -91,6 +91,7 @@ fn to_request(request: api::Request) -> Result<Request, String> {
     }
     let body = request.body.map(api::Bytes::decode).transpose()?;
     Ok(Request {
+        number: crate::invocation::next_number(),
         method: request.method,
         target: request.target,
         authority: "localhost".to_owned(),

@@ -5,6 +5,7 @@
 mod body;
 mod guard;
 mod invoke;
+mod logs;
 mod operate;
 mod show;
 pub mod waiting;
@@ -98,6 +99,7 @@ fn router(host: Arc<Host>, access: Arc<Access>, patience: Duration) -> Router {
     let others = Router::new()
         .route("/v1/services/{name}", get(service).delete(remove))
         .route("/v1/services/{name}/invoke", post(run_by_hand))
+        .route("/v1/services/{name}/logs", get(logs::lines))
         .route("/v1/services/{name}/state", get(state))
         .route("/v1/services/{name}/state/{table}", get(rows))
         .route("/v1/services/{name}/replay", get(replayed).post(replay))
@@ -259,7 +261,7 @@ fn deploy_refused(error: &DeployError) -> Response {
     match error {
         // What it quotes may be a secret, and is for who deploys.
         DeployError::Manifest(_) => tracing::warn!("deploy refused: {title}"),
-        _ => tracing::warn!(%error, "deploy refused"),
+        _ => tracing::warn!(event = "deploy.refused", %error, "deploy refused"),
     }
     refuse(status, kind, title, error.to_string())
 }
@@ -435,7 +437,7 @@ fn failed(detail: String) -> Response {
 }
 
 async fn metrics(State(host): State<Arc<Host>>) -> Response {
-    match host.metrics.render(&host.services(), host.cluster.is_up()) {
+    match host.metrics.render(&host.now()) {
         Ok(text) => {
             let kind = "text/plain; version=0.0.4; charset=utf-8";
             ([(header::CONTENT_TYPE, kind)], text).into_response()

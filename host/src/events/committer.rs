@@ -133,8 +133,10 @@ impl Committer {
                 offsets: Some((membership, sum.offsets.clone(), self.note())),
             };
             let span = self.span(&part);
+            let begun = Instant::now();
             match transactor.commit(batch).await {
                 Outcome::Committed(placed) => {
+                    self.service.metrics.transacted(begun.elapsed());
                     span.committed(part.iter_mut().map(|done| &mut done.effects), &placed);
                     let ends = placed.get(first_position..).unwrap_or_default();
                     self.keep(sum, &position_rows, ends).await;
@@ -273,7 +275,7 @@ impl Committer {
                 };
                 let Err(error) = written else { break };
                 let service = self.service.name();
-                tracing::error!(service, %error, "state was not written, trying again");
+                tracing::error!(event = "state.not-written", service, %error, "state was not written, trying again");
                 tokio::time::sleep(LONGEST).await;
             }
         }
@@ -286,6 +288,9 @@ impl Committer {
         metrics.published(published - dead.min(published));
         metrics.dead_letters(dead);
         metrics.committed(group.len(), started.elapsed());
+        if let Some(first) = group.first() {
+            metrics.waited(first.ran_at.elapsed());
+        }
     }
 
     /// Makes a group durable one thing after the other.
@@ -317,7 +322,7 @@ impl Committer {
             }
             if let Some((_, error)) = published.failed.first() {
                 let service = self.service.name();
-                tracing::warn!(service, %error, "rows were not written to the changelog, trying again");
+                tracing::warn!(event = "changelog.not-written", service, %error, "rows were not written to the changelog, trying again");
             }
             tokio::time::sleep(LONGEST).await;
         }

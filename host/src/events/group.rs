@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -124,6 +125,8 @@ pub(super) struct Done {
     pub(super) effects: Effects,
     /// What was made of the event.
     pub(super) fate: Fate,
+    /// When its call had ended.
+    pub(super) ran_at: Instant,
 }
 
 impl Done {
@@ -241,6 +244,7 @@ mod tests {
                     ..Effects::default()
                 },
                 fate: Fate::Ran,
+                ran_at: Instant::now(),
             }
         }
 

@@ -211,6 +211,7 @@ impl Lane {
             group_offset,
             effects,
             fate,
+            ran_at: std::time::Instant::now(),
         });
     }
 
@@ -277,6 +278,7 @@ impl Lane {
         let (topic, partition, offset) = (&*event.topic, event.partition, event.offset);
         let trace_id = trace::trace_id(&event.headers).map(tracing::field::display);
         tracing::error!(
+            event = "event.dead-lettered",
             service,
             revision = revision.short(),
             trace_id,
@@ -331,6 +333,7 @@ impl Lane {
         let trace_id = failed.trace_id.map(tracing::field::display);
         if status == Status::Blocked {
             tracing::error!(
+                event = "event.blocked",
                 service,
                 revision,
                 trace_id,
@@ -343,6 +346,7 @@ impl Lane {
             );
         } else {
             tracing::warn!(
+                event = "event.failed",
                 service,
                 revision,
                 trace_id,
@@ -366,6 +370,7 @@ impl Lane {
         let service = self.ties.service.name();
         let (topic, partition) = (&*source.0, source.1);
         tracing::warn!(
+            event = "partition.forbidden",
             service,
             topic,
             partition,
@@ -393,6 +398,7 @@ impl Lane {
         if rest == RECHECK {
             let service = service.name();
             tracing::error!(
+                event = "partition.stuck",
                 service,
                 topic,
                 partition,

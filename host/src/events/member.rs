@@ -18,6 +18,7 @@ use super::starts::Starts;
 use super::subscription::{Changelog, Run, StartError, turned};
 use crate::follower::Held;
 use crate::kafka::{Change, Cluster, Consumer, Ends, KafkaError, Membered, Source, Trouble};
+use crate::metrics::Change as Rebalance;
 use crate::sabotage;
 
 /// How long revoked partitions may take to finish what runs on them. Below the
@@ -153,19 +154,22 @@ impl<'a> Member<'a> {
                 }
                 Some(change) = self.changes.recv() => match change {
                     Change::Assigned(sources) => {
+                        self.run.service.metrics.rebalanced(Rebalance::Assigned);
                         unanswered.get_or_insert_default().extend(sources);
                     }
                     // These answer for an assignment before them, too.
                     Change::Revoked(sources) => {
                         unanswered = without(unanswered, &sources);
+                        self.run.service.metrics.rebalanced(Rebalance::Revoked);
                         let steps = self.ownership.revoked(&sources);
                         self.take(steps).await;
                         self.let_go(&sources);
                     }
                     Change::Lost(sources) => {
                         unanswered = without(unanswered, &sources);
+                        self.run.service.metrics.rebalanced(Rebalance::Lost);
                         let shown = shown(&sources);
-                        tracing::warn!(service = self.name(), partitions = %shown, "partitions were lost: what ran on them and was not committed is dropped");
+                        tracing::warn!(event = "partitions.lost", service = self.name(), partitions = %shown, "partitions were lost: what ran on them and was not committed is dropped");
                         let steps = self.ownership.lost(&sources);
                         self.take(steps).await;
                         self.let_go(&sources);
@@ -227,7 +231,7 @@ impl<'a> Member<'a> {
                 match self.assigned(&sources).await {
                     Ok(()) => self.run.service.board().trouble(None),
                     Err(error) => {
-                        tracing::warn!(service = self.name(), %error, "partitions are not consumed yet, trying again");
+                        tracing::warn!(event = "partitions.waiting", service = self.name(), %error, "partitions are not consumed yet, trying again");
                         self.run.service.board().trouble(Some(error.to_string()));
                         unanswered = Some(sources);
                     }
@@ -246,7 +250,11 @@ impl<'a> Member<'a> {
                 None
             }
             Trouble::Lasting(why) => {
-                tracing::warn!(service = self.name(), "the consumer says: {why}");
+                tracing::warn!(
+                    event = "consumer.trouble",
+                    service = self.name(),
+                    "the consumer says: {why}"
+                );
                 self.run.service.board().trouble(Some(why));
                 None
             }
@@ -277,7 +285,7 @@ impl<'a> Member<'a> {
         }
         if !sources.is_empty() {
             let partitions = shown(sources);
-            tracing::info!(service = self.name(), %partitions, "assigned");
+            tracing::info!(event = "partitions.assigned", service = self.name(), %partitions, "assigned");
         }
         self.say_incomplete();
         Ok(())
@@ -329,7 +337,7 @@ impl<'a> Member<'a> {
             };
             if !ended {
                 let partitions = shown(&lane.sources);
-                tracing::warn!(service = self.name(), %partitions, "what ran on these partitions was not committed in time and is dropped");
+                tracing::warn!(event = "partitions.dropped", service = self.name(), %partitions, "what ran on these partitions was not committed in time and is dropped");
                 end(&mut lane.task).await;
             }
             self.drop_lane(&lane);
@@ -379,7 +387,7 @@ impl<'a> Member<'a> {
             self.untouched.remove(source);
         }
         if let Err(error) = self.consumer.let_go(sources) {
-            tracing::warn!(service = self.name(), %error, "partitions were not given back");
+            tracing::warn!(event = "partitions.not-released", service = self.name(), %error, "partitions were not given back");
         }
         self.say_incomplete();
     }
@@ -457,7 +465,7 @@ impl<'a> Member<'a> {
         }
         if !quiet_until.is_empty() {
             let partitions = shown(&sources);
-            tracing::info!(service = self.name(), %partitions, "past events are run again for their rows alone");
+            tracing::info!(event = "partitions.replaying", service = self.name(), %partitions, "past events are run again for their rows alone");
         }
         let (orders, ordered) = watch::channel(Order::Run);
         let lane = Lane::new(Ties {
@@ -570,10 +578,16 @@ impl<'a> Member<'a> {
                     // If it stays there, it says farewell to nobody.
                     let _ = self.run.shared.library.keep_member(&self.run.group, None);
                 }
-                Err(error) => tracing::error!(service = name, %error, "the group was not left"),
+                Err(error) => {
+                    tracing::error!(event = "group.not-left", service = name, %error, "the group was not left")
+                }
             }
         } else {
-            tracing::error!(service = name, "the consumer is still in use");
+            tracing::error!(
+                event = "consumer.in-use",
+                service = name,
+                "the consumer is still in use"
+            );
         }
     }
 }

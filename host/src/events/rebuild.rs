@@ -54,6 +54,7 @@ impl Member<'_> {
         if let Some(shards) = looked.next {
             let generation = known.generation + 1;
             tracing::info!(
+                event = "state.turning",
                 service = self.name(),
                 generation,
                 "turning to a new generation of the state"
@@ -63,7 +64,7 @@ impl Member<'_> {
             match self.run.turn_to(generation, shards) {
                 Ok(changelog) => self.changelog = Some(changelog),
                 Err(error) => {
-                    tracing::error!(service = self.name(), %error, "the new generation cannot be kept");
+                    tracing::error!(event = "state.not-kept", service = self.name(), %error, "the new generation cannot be kept");
                     self.run.service.board().trouble(Some(error.to_string()));
                     return;
                 }
@@ -90,7 +91,7 @@ impl Member<'_> {
         match unlike {
             Some(why) => {
                 if !self.ownership.is_halted() {
-                    tracing::error!(service = name, "{why}");
+                    tracing::error!(event = "service.halted", service = name, "{why}");
                     let steps = self.ownership.halt();
                     self.take(steps).await;
                 }
@@ -116,6 +117,7 @@ impl Member<'_> {
         };
         let generation = state.reading().generation();
         tracing::info!(
+            event = "state.turned",
             service = self.name(),
             generation,
             "the new generation of the state is read"
@@ -123,7 +125,7 @@ impl Member<'_> {
         let topic: Arc<str> = changelog(self.name(), old).into();
         self.run.shared.follower.leave(&topic);
         if let Err(error) = state.tidy() {
-            tracing::warn!(service = self.name(), %error, "an old generation of the state was not removed");
+            tracing::warn!(event = "state.old-kept", service = self.name(), %error, "an old generation of the state was not removed");
         }
     }
 }

@@ -79,6 +79,7 @@ impl Starts {
             let lost = go_on - committed;
             let (topic, partition) = (&*source.0, source.1);
             tracing::error!(
+                event = "events.missed",
                 service = service.name(),
                 topic,
                 partition,

@@ -119,7 +119,7 @@ impl Subscription {
     pub async fn stop(mut self) {
         drop(self.stop.take());
         if let Err(error) = (&mut self.task).await {
-            tracing::error!(%error, "a subscription did not end well");
+            tracing::error!(event = "subscription.failed", %error, "a subscription did not end well");
         }
     }
 }
@@ -216,7 +216,11 @@ impl Run {
                         End::Stopped => break,
                         End::Paused => continue,
                         End::Again(why) => {
-                            tracing::warn!(service, "taking up everything anew from Kafka: {why}");
+                            tracing::warn!(
+                                event = "subscription.anew",
+                                service,
+                                "taking up everything anew from Kafka: {why}"
+                            );
                             board.trouble(Some(why));
                             pause = PAUSE;
                         }
@@ -226,7 +230,12 @@ impl Run {
                     let error = Some(error.to_string());
                     if error != said {
                         let error = error.as_deref();
-                        tracing::warn!(service, error, "nothing is consumed yet, trying again");
+                        tracing::warn!(
+                            event = "subscription.waiting",
+                            service,
+                            error,
+                            "nothing is consumed yet, trying again"
+                        );
                     }
                     board.trouble(error.clone());
                     said = error;
@@ -329,6 +338,7 @@ impl Run {
             let tables = state.turn_to(generation)?;
             if !tables.known_shards().is_empty() {
                 tracing::error!(
+                    event = "changelog.gone",
                     service = self.service.name(),
                     "the changelog of its state is gone, and with it the state: `tidemill replay` \
                      makes it anew from its topics"

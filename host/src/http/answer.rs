@@ -1,7 +1,7 @@
 //! From a request to a response: route, read, run, commit, answer.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
@@ -16,7 +16,7 @@ use super::position::{self, POSITION, Positions};
 use crate::dispatch;
 use crate::effects::Effects;
 use crate::host::Host;
-use crate::invocation::{Failure, Request, Response};
+use crate::invocation::{Failure, Identity, Request, Response, next_number};
 use crate::limits::Limit;
 use crate::problem::Problem;
 use crate::runtime::is_hop_by_hop;
@@ -42,7 +42,10 @@ pub(super) async fn answer(
     let has_body = !body.is_end_stream();
     let mut span = Server::begin(&parts);
     let answered = try_answer(&host, &parts, body, patience, &mut span).await;
-    let answer = answered.unwrap_or_else(|problem| refuse(&problem, &parts, has_body, &mut span));
+    let answer = answered.unwrap_or_else(|problem| {
+        host.metrics.refused(problem.kind);
+        refuse(&problem, &parts, has_body, &mut span)
+    });
     span.end(answer.status());
     answer
 }
@@ -82,10 +85,15 @@ async fn try_answer(
     let revision = service.current();
     let has_body = !body.is_end_stream();
     span.routed(parts, authority, &revision);
+    let started = Instant::now();
     let body = read(parts, body, revision.manifest.limits.request, patience);
     let answered = serve(host, &service, &revision, parts, authority, body, span).await;
-    let mut response = answered.unwrap_or_else(|problem| refuse(&problem, parts, has_body, span));
-    service.metrics.responded(response.status());
+    let mut response = answered.unwrap_or_else(|problem| {
+        service.metrics.refused(problem.kind);
+        refuse(&problem, parts, has_body, span)
+    });
+    let metrics = &service.metrics;
+    metrics.responded(response.status(), started.elapsed());
     if let Ok(revision) = HeaderValue::from_str(revision.short()) {
         response.headers_mut().insert(REVISION, revision);
     }
@@ -110,7 +118,9 @@ async fn serve(
     let body = body?;
     reach(service, revision, &parts.headers).await?;
     let target = parts.uri.path_and_query();
+    let number = next_number();
     let request = Request {
+        number,
         method: parts.method.as_str().to_owned(),
         target: target.map_or("/", |target| target.as_str()).to_owned(),
         authority: authority.to_owned(),
@@ -131,7 +141,7 @@ async fn serve(
         }
         Err(failure) => {
             let trace_id = span.trace_id(&parts.headers);
-            log_failure(service, revision, parts, &failure, trace_id);
+            log_failure(service, revision, parts, number, &failure, trace_id);
             Err(Problem::of_failure(&failure))
         }
     }
@@ -237,8 +247,10 @@ async fn commit(
         .iter()
         .map(|message| message.topic.clone())
         .collect();
+    let started = Instant::now();
     match host.publishing.publish(messages).await {
         Ok(placed) => {
+            service.metrics.acknowledged(started.elapsed());
             service.metrics.published(placed.len());
             trail.published(&placed);
             let mut positions = Positions::new();
@@ -259,7 +271,7 @@ async fn commit(
             let problem = Problem::of_publishing(&error);
             trail.failed(problem.kind, &error.to_string());
             let trace_id = trace_id().map(tracing::field::display);
-            tracing::warn!(service = service.name(), revision = revision.short(), trace_id, outcome = problem.kind, %error, "a request's events were not published");
+            tracing::warn!(event = "request.not-published", service = service.name(), revision = revision.short(), trace_id, outcome = problem.kind, %error, "a request's events were not published");
             Err(problem)
         }
     }
@@ -290,6 +302,7 @@ fn log_failure(
     service: &Service,
     revision: &Revision,
     parts: &Parts,
+    number: u64,
     failure: &Failure,
     trace_id: Option<TraceId>,
 ) {
@@ -302,12 +315,14 @@ fn log_failure(
     let outcome = failure.name();
     let trace_id = trace_id.map(tracing::field::display);
     tracing::error!(
+        event = "request.failed",
         service,
         revision,
         trace_id,
         method,
         path,
         outcome,
+        invocation = %Identity::Request(number),
         "request failed: {failure}"
     );
 }

@@ -84,6 +84,7 @@ pub(crate) async fn run(
         // kernel's queue, and cost this process nothing.
         if places.available_permits() == 0 && full.is_due().is_some() {
             tracing::warn!(
+                event = "connections.full",
                 connections = limits.connections,
                 "all places for connections are taken: further clients wait"
             );

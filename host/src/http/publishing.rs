@@ -203,7 +203,10 @@ impl Transactions {
                     }
                 }
                 Outcome::Ended { cause, in_doubt } => {
-                    tracing::warn!("transactions of requests begin anew: {cause}");
+                    tracing::warn!(
+                        event = "request.transactions-anew",
+                        "transactions of requests begin anew: {cause}"
+                    );
                     self.transactor = None;
                     if in_doubt {
                         for request in part.drain(..) {

@@ -157,13 +157,18 @@ impl Quiet {
 pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
-            tracing::error!(target: "librdkafka", facility, "{message}");
+            tracing::error!(target: "librdkafka", event = "kafka.client", facility, "{message}");
         }
         RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
             tracing::debug!(target: "librdkafka", facility, "{message}");
         }
         _ => tracing::trace!(target: "librdkafka", facility, "{message}"),
     }
+}
+
+/// The version of librdkafka.
+pub fn version() -> String {
+    rdkafka::util::get_rdkafka_version().1
 }
 
 /// A Kafka cluster.
@@ -271,6 +276,11 @@ impl Cluster {
         }
     }
 
+    /// Errors of all clients so far, by librdkafka's name.
+    pub fn errors(&self) -> BTreeMap<String, u64> {
+        self.health.errors()
+    }
+
     /// The host is ending: that the cluster is lost is no news from here on.
     pub fn ending(&self) {
         self.health.ending();
@@ -291,6 +301,7 @@ impl Cluster {
     pub(super) fn no_modern_groups(&self) {
         if self.modern_groups.swap(false, Ordering::Relaxed) {
             tracing::info!(
+                event = "kafka.older-groups",
                 "the broker has no group.protocol=consumer (KIP-848): groups are kept by their members"
             );
         }

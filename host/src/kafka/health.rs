@@ -3,6 +3,7 @@
 //! librdkafka tries again and again by itself, and tells each time. What is told
 //! here is told once: when it begins, when it is something else, when it is over.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,11 +19,18 @@ pub(super) struct Health {
     /// Nobody wants to know any more.
     ending: AtomicBool,
     denial: Mutex<Option<Denial>>,
+    /// Errors of clients, by librdkafka's name.
+    errors: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Health {
     pub(super) fn is_up(&self) -> bool {
         self.up.load(Ordering::Relaxed)
+    }
+
+    /// Errors of all clients so far, by librdkafka's name.
+    pub(super) fn errors(&self) -> BTreeMap<String, u64> {
+        self.errors.lock().clone()
     }
 
     /// From here on it is no news that the cluster is lost.
@@ -44,14 +52,18 @@ impl Health {
         if up {
             self.met.store(true, Ordering::Relaxed);
             *self.denial.lock() = None;
-            tracing::info!("Kafka answers");
+            tracing::info!(event = "kafka.up", "Kafka answers");
         } else if self.denial().is_none() {
-            tracing::warn!("Kafka does not answer");
+            tracing::warn!(event = "kafka.down", "Kafka does not answer");
         }
     }
 
     /// An error of a client as a whole.
     pub(super) fn hear(&self, code: Option<RDKafkaErrorCode>, reason: &str) {
+        if let Some(code) = code {
+            let mut errors = self.errors.lock();
+            *errors.entry(format!("{code:?}")).or_default() += 1;
+        }
         if code == Some(RDKafkaErrorCode::AllBrokersDown) {
             self.set(false);
         }
@@ -75,7 +87,7 @@ impl Health {
         // Addresses in the reason differ.
         let told = before.is_some_and(|before| before.cause == cause);
         if !told && !self.ending.load(Ordering::Relaxed) {
-            tracing::warn!("no connection to Kafka: {denial}");
+            tracing::warn!(event = "kafka.denied", "no connection to Kafka: {denial}");
         }
     }
 }

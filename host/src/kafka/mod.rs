@@ -25,7 +25,7 @@ mod topics;
 mod transactions;
 
 pub use changelog::{ChangelogReader, Entry};
-pub use cluster::{Brokers, Cluster, KafkaError, Topics};
+pub use cluster::{Brokers, Cluster, KafkaError, Topics, version};
 pub use consumer::{Change, Consumer, End, Ends, Queue, Received, Source, Trouble};
 pub use farewell::{Membered, Members};
 pub use health::Denial;

@@ -117,10 +117,15 @@ impl Publisher {
         }
     }
 
+    /// Messages that are not acknowledged yet.
+    pub fn queued(&self) -> usize {
+        usize::try_from(self.producer.in_flight_count()).unwrap_or_default()
+    }
+
     /// Waits until all that was sent is acknowledged or has failed.
     pub fn flush(&self, timeout: Duration) {
         if let Err(error) = self.producer.flush(timeout) {
-            tracing::warn!(%error, "some events were not acknowledged before the host ended");
+            tracing::warn!(event = "publisher.not-flushed", %error, "some events were not acknowledged before the host ended");
         }
     }
 }

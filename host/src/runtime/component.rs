@@ -17,6 +17,7 @@ use super::pool::Pool;
 use super::turns::Turns;
 use crate::invocation::Failure;
 use crate::limits::Limit;
+use crate::logs::books;
 
 /// Why a component cannot be a service. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -152,6 +153,7 @@ impl Component {
             origin: Origin {
                 service: manifest.name.as_str().into(),
                 revision: revision.into(),
+                book: books().book(&manifest.name),
             },
             manifest,
             memory: ServiceMemory::new(total, runtime.memory.clone(), pool.clone()),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tidemill_manifest::Manifest;
 use wasmtime::component::{HasData, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
@@ -16,6 +17,7 @@ use super::component::Component;
 use super::memory::MemoryLimit;
 use super::output::GuestLog;
 use crate::effects::{Effects, Message, RowKey};
+use crate::invocation::Identity;
 use crate::limits::{Hits, Limit};
 use crate::state::view::Range;
 use crate::state::{View, ViewError};
@@ -74,16 +76,19 @@ pub(super) struct Context {
     pub(super) deadline: Instant,
     /// How often what runs was interrupted.
     pub(super) slices: u32,
+    /// Which invocation runs, for its log lines.
+    pub(super) identity: Arc<Mutex<Identity>>,
 }
 
 impl Context {
     pub(super) fn new(component: &Component) -> Context {
         let origin = &component.origin;
+        let identity: Arc<Mutex<Identity>> = Arc::default();
         // No arguments, environment, files or network: only somewhere to write.
         let wasi = WasiCtx::builder()
-            .stdout(GuestLog::new(origin.clone(), "stdout"))
-            .stderr(GuestLog::new(origin.clone(), "stderr"))
             .max_random_size(RANDOM)
+            .stdout(GuestLog::new(origin.clone(), "stdout", identity.clone()))
+            .stderr(GuestLog::new(origin.clone(), "stderr", identity.clone()))
             .build();
         let mut resources = ResourceTable::new();
         resources.set_max_capacity(HANDLES);
@@ -98,6 +103,7 @@ impl Context {
             hits: Hits::default(),
             deadline: Instant::now() + component.manifest.limits.time,
             slices: 0,
+            identity,
         }
     }
 

@@ -124,13 +124,17 @@ impl Runtime {
             match self.cached(&file) {
                 Ok(component) => return Ok((component, None)),
                 Err(error) => {
-                    tracing::warn!(file = %file.display(), %error, "cached component is not usable, compiling it again");
+                    tracing::warn!(event = "cache.unusable", file = %file.display(), %error, "cached component is not usable, compiling it again");
                     let _ = std::fs::remove_file(&file);
                 }
             }
         }
         let _turn = self.compiling.lock();
-        tracing::info!(size = bytes.len(), "compiling a component");
+        tracing::info!(
+            event = "compile.begun",
+            size = bytes.len(),
+            "compiling a component"
+        );
         let started = Instant::now();
         let unfinished = file.with_extension(format!("{}.tmp", uuid::Uuid::new_v4()));
         let compiled = self.compiler.compile(&self.engine, bytes, &unfinished);

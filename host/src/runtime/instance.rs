@@ -21,7 +21,7 @@ use super::context::{Context, HANDLES};
 use super::memory::Refused;
 use super::turns::Held;
 use crate::effects::Effects;
-use crate::invocation::{Event, Failure, Request, Response};
+use crate::invocation::{Event, Failure, Identity, Request, Response};
 use crate::limits::{Hits, Limit};
 use crate::state::View;
 
@@ -102,13 +102,14 @@ impl Instance {
         self.calls
     }
 
-    fn begin(&mut self, view: View, time: Duration) {
+    fn begin(&mut self, view: View, identity: Identity, time: Duration) {
         self.calls = self.calls.saturating_add(1);
         self.held.begin();
         self.store.set_epoch_deadline(1);
         let context = self.store.data_mut();
         context.view = view;
         context.effects = Effects::default();
+        *context.identity.lock() = identity;
         context.hits = Hits::default();
         context.memory.refused = None;
         context.deadline = Instant::now() + time;
@@ -129,7 +130,7 @@ impl Instance {
         time: Duration,
         max_response: u64,
     ) -> Called<Response> {
-        self.begin(view, time);
+        self.begin(view, Identity::Request(request.number), time);
         let Some(handler) = &self.http else {
             return self.called(Err(no_handler("requests")), true);
         };
@@ -165,7 +166,8 @@ impl Instance {
         view: View,
         time: Duration,
     ) -> Called<()> {
-        self.begin(view, time);
+        let identity = Identity::Event(event.topic.clone(), event.partition, event.offset);
+        self.begin(view, identity, time);
         let Some(handler) = &self.events else {
             return self.called(Err(no_handler("events")), true);
         };
@@ -204,7 +206,7 @@ impl Instance {
 
     /// Asks for the OpenAPI document.
     pub(super) async fn describe(&mut self, time: Duration) -> Result<String, Failure> {
-        self.begin(View::NotGranted, time);
+        self.begin(View::NotGranted, Identity::Start, time);
         let Some(describe) = &self.describe else {
             return Err(no_handler("describe"));
         };

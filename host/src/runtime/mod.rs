@@ -16,6 +16,9 @@ mod pool;
 mod turns;
 
 pub use compiler::{Compiler, run as compile};
+/// The version of wasmtime.
+pub const VERSION: &str = wasmtime_environ::VERSION;
+
 pub use component::{Component, LoadError};
 pub use engine::{Bounds, Runtime};
 pub(crate) use engine::{hex, recognise};

@@ -1,12 +1,14 @@
-//! The host's log: one fact a line, on standard error.
+//! The host's log: one fact a line, on standard error, and for services kept in
+//! memory as well.
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt, registry};
 
 use super::config::{Config, LogFormat};
+use crate::logs::{Json, Keeper, Pretty};
 
 /// Starts logging. A second call in one process does nothing.
 pub(super) fn start(config: &Config) {
@@ -23,30 +25,15 @@ pub(super) fn start(config: &Config) {
         );
         EnvFilter::new("info")
     });
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    // Fails only where a log is there already.
-    let _ = match format {
-        LogFormat::Pretty => builder
-            .compact()
-            .with_ansi(terminal && std::env::var_os("NO_COLOR").is_none())
-            .with_target(false)
-            .with_timer(Clock)
-            .try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    let written = fmt::layer().with_writer(std::io::stderr);
+    let written = match format {
+        LogFormat::Pretty => {
+            let colours = terminal && std::env::var_os("NO_COLOR").is_none();
+            written.with_ansi(colours).event_format(Pretty).boxed()
+        }
+        LogFormat::Json => written.event_format(Json).boxed(),
     };
-}
-
-/// The time of day in UTC, to the millisecond: a person at a terminal knows the
-/// date.
-struct Clock;
-
-impl FormatTime for Clock {
-    fn format_time(&self, writer: &mut Writer<'_>) -> std::fmt::Result {
-        let now = crate::now_ms();
-        let (ms, s) = (now % 1000, now / 1000);
-        let (h, m, s) = (s / 3600 % 24, s / 60 % 60, s % 60);
-        write!(writer, "{h:02}:{m:02}:{s:02}.{ms:03}Z")
-    }
+    let log = registry().with(filter).with(written).with(Keeper);
+    // Fails only where a log is there already.
+    let _ = log.try_init();
 }

@@ -183,7 +183,10 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         _ = stop.wait_for(|stop| *stop) => Ok(()),
         error = &mut watched => Err(error?),
     };
-    tracing::info!("stopping: finishing what runs, then leaving; a second signal ends at once");
+    tracing::info!(
+        event = "host.stopping",
+        "stopping: finishing what runs, then leaving; a second signal ends at once"
+    );
     host.end();
     stopping.send_replace(true);
     let finish = async {
@@ -199,12 +202,13 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     match tokio::time::timeout(config.grace, finish).await {
         Ok(finished) => finished?,
         Err(_) => tracing::warn!(
+            event = "host.grace-over",
             "the grace period of {:?} is over, leaving with work undone; it is done again at the next start",
             config.grace
         ),
     }
     trace::stop().await;
-    tracing::info!("stopped");
+    tracing::info!(event = "host.stopped", "stopped");
     ended
 }
 
@@ -213,7 +217,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
 fn limits(config: &Config) -> (Limits, Limits) {
     let wanted = config.connections.saturating_mul(2).max(FILES);
     let files = rlimit::increase_nofile_limit(wanted).unwrap_or_else(|error| {
-        tracing::warn!(%error, "the limit of open files was not raised");
+        tracing::warn!(event = "host.files-limited", %error, "the limit of open files was not raised");
         1024
     });
     let public = config.connections.min(files / 8 * 6);
@@ -304,11 +308,11 @@ async fn cluster_id(
             }
             Err(error) => match library.cluster(cluster.servers()) {
                 Some(id) => {
-                    tracing::warn!(%error, "serving what is here meanwhile");
+                    tracing::warn!(event = "kafka.absent", %error, "serving what is here meanwhile");
                     return Ok(Some(id));
                 }
                 None if !said => {
-                    tracing::warn!(%error, "waiting for it, since this host has never seen it");
+                    tracing::warn!(event = "kafka.awaited", %error, "waiting for it, since this host has never seen it");
                     said = true;
                 }
                 None => tracing::debug!(%error, "still waiting"),

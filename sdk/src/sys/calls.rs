@@ -10,6 +10,7 @@ use http::exports::tidemill::service::http as wire;
 
 /// Answers one request.
 pub async fn answer(routes: &Routes, request: wire::Request) -> wire::Response {
+    crate::logging::start();
     let request = service::Request {
         method: request.method,
         target: request.target,
@@ -27,6 +28,7 @@ pub async fn answer(routes: &Routes, request: wire::Request) -> wire::Response {
 
 /// Handles one event.
 pub async fn consume(topics: &Topics, event: event::Event) -> Result<(), event::Failure> {
+    crate::logging::start();
     let event = RawEvent {
         topic: event.topic,
         partition: event.partition,

@@ -20,6 +20,8 @@ mod hostile;
 mod http;
 mod invocations;
 mod limits;
+mod logs;
+mod metrics;
 mod offsets;
 mod operating;
 mod secured;

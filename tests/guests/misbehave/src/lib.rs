@@ -99,6 +99,13 @@ impl Http for Misbehave {
                 eprintln!("{}", text("text"));
                 answer(200, "printed")
             }
+            // The body as it is, and so often.
+            "say" => {
+                for _ in 0..number("n") {
+                    println!("{}", String::from_utf8_lossy(&request.body));
+                }
+                answer(200, "said")
+            }
             "sleep" => {
                 std::thread::sleep(Duration::from_millis(number("ms")));
                 answer(200, "slept")
@@ -194,6 +201,7 @@ impl Events for Misbehave {
                 let error = state::put("many", b"last", &value).unwrap_err();
                 return Err(Failure::Reject(format!("{count} rows, then {error}")));
             }
+            "say" => println!("{rest}"),
             "publish-then-trap" => {
                 publish_on(&event, rest);
                 misbehave("trap");

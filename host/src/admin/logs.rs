@@ -1,0 +1,148 @@
+//! The log of a service: its latest lines, and those that come, as newline
+//! delimited JSON.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use serde::Deserialize;
+use serde_json::json;
+use tidemill_cli::api::Level;
+use tokio::sync::watch;
+
+use super::{no_service, refuse};
+use crate::host::Host;
+use crate::logs::{Book, News, Text, books};
+
+/// The most lines of the past that are asked for.
+const MOST: usize = 100_000;
+
+/// When nothing happens an empty line is sent, so that a reader that is gone is
+/// noticed.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// Which lines are asked for.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Which {
+    tail: Option<usize>,
+    level: Option<Level>,
+    #[serde(default)]
+    follow: bool,
+}
+
+pub(super) async fn lines(
+    State(host): State<Arc<Host>>,
+    Path(name): Path<String>,
+    which: Result<Query<Which>, QueryRejection>,
+) -> Response {
+    let which = match which {
+        Ok(Query(which)) => which,
+        Err(error) => {
+            let detail = error.body_text();
+            return refuse(StatusCode::BAD_REQUEST, "parameters", "Bad Request", detail);
+        }
+    };
+    if host.service(&name).is_none() {
+        return no_service(&name);
+    }
+    let book = books().book(&name);
+    let level = which.level.unwrap_or(Level::Trace);
+    // Before the tail is taken, so that nothing is missed in between.
+    let news = book.news();
+    let past = book.tail(which.tail.unwrap_or(100).min(MOST), level);
+    let body = if which.follow {
+        let follower = Follower {
+            book,
+            level,
+            news,
+            next: past.next,
+            past: past.lines,
+            ended: false,
+        };
+        Body::from_stream(stream::unfold(follower, |mut follower| async move {
+            let text = follower.next().await?;
+            Some((Ok::<_, std::convert::Infallible>(text), follower))
+        }))
+    } else {
+        Body::from(joined(&past.lines))
+    };
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+}
+
+fn joined(lines: &[Text]) -> Bytes {
+    let mut text = String::with_capacity(lines.iter().map(|line| line.len() + 1).sum());
+    for line in lines {
+        text.push_str(line);
+        text.push('\n');
+    }
+    text.into()
+}
+
+/// A reader that is told what is new whenever it takes more. One that takes
+/// nothing holds nothing up: its lines are dropped when they are old.
+struct Follower {
+    book: Arc<Book>,
+    level: Level,
+    news: watch::Receiver<News>,
+    past: Vec<Text>,
+    next: u64,
+    ended: bool,
+}
+
+impl Follower {
+    /// The next piece; none when there will be no more.
+    async fn next(&mut self) -> Option<Bytes> {
+        let past = std::mem::take(&mut self.past);
+        if !past.is_empty() {
+            return Some(joined(&past));
+        }
+        while !self.ended {
+            let news = *self.news.borrow_and_update();
+            let mut part = self.book.since(self.next, self.level);
+            self.next = part.next;
+            if part.lost > 0 {
+                part.lines.insert(0, self.lost(part.lost));
+            }
+            if let Some(why) = news.end {
+                part.lines
+                    .push(self.note("logs.end", Level::Info, why, None));
+                self.ended = true;
+            }
+            if !part.lines.is_empty() {
+                return Some(joined(&part.lines));
+            }
+            if tokio::time::timeout(SILENCE, self.news.changed())
+                .await
+                .is_err()
+            {
+                return Some("\n".into());
+            }
+        }
+        None
+    }
+
+    fn lost(&self, lost: u64) -> Text {
+        let why = format!("{lost} lines are lost: they were not read fast enough");
+        self.note("logs.lost", Level::Warn, &why, Some(lost))
+    }
+
+    /// A line of the stream's own.
+    fn note(&self, event: &str, level: Level, message: &str, lost: Option<u64>) -> Text {
+        let mut note = json!({
+            "timestamp": crate::logs::now(),
+            "level": level,
+            "event": event,
+            "message": message,
+        });
+        if let Some(lost) = lost {
+            note["lost"] = lost.into();
+        }
+        note.to_string().into()
+    }
+}
