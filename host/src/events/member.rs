@@ -14,7 +14,7 @@ use super::lane::{Lane, Order, Ties};
 use super::ownership::{Ownership, Step, Unit};
 use super::rebuild::Looked;
 use super::starts::Starts;
-use super::subscription::{Changelog, Run, StartError, turned};
+use super::subscription::{Changelog, Run, Said, StartError, turned};
 use crate::follower::Held;
 use crate::kafka::{Change, Cluster, Consumer, Ends, KafkaError, Membered, Source, Trouble};
 use crate::sabotage;
@@ -139,6 +139,7 @@ impl<'a> Member<'a> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut ticks = 0u32;
+        let mut said = Said::default();
         let why = loop {
             tokio::select! {
                 trouble = self.consumer.serve(&self.run.shared.cluster) => {
@@ -221,9 +222,14 @@ impl<'a> Member<'a> {
             }
             if let Some(sources) = unanswered.take() {
                 match self.assigned(&sources).await {
-                    Ok(()) => self.run.service.board().trouble(None),
+                    Ok(()) => {
+                        self.run.service.board().trouble(None);
+                        said = Said::default();
+                    }
                     Err(error) => {
-                        tracing::warn!(service = self.name(), %error, "partitions are not consumed yet, trying again");
+                        if said.is_new(&error) {
+                            tracing::warn!(service = self.name(), %error, "partitions are not consumed yet, trying again");
+                        }
                         self.run.service.board().trouble(Some(error.to_string()));
                         unanswered = Some(sources);
                     }

@@ -64,6 +64,20 @@ pub(super) enum StartError {
     Task(#[from] tokio::task::JoinError),
 }
 
+/// The last error that was logged of what is tried again and again: the same is
+/// not said twice.
+#[derive(Debug, Default)]
+pub(super) struct Said(Option<String>);
+
+impl Said {
+    pub(super) fn is_new(&mut self, error: &StartError) -> bool {
+        let error = error.to_string();
+        let new = self.0.as_ref() != Some(&error);
+        self.0 = Some(error);
+        new
+    }
+}
+
 /// The changelog that a service's state is kept in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Changelog {
@@ -193,6 +207,7 @@ impl Run {
         let board = self.service.board();
         let mut paused = self.service.paused();
         let mut pause = PAUSE;
+        let mut said = Said::default();
         loop {
             if *paused.borrow_and_update() {
                 board.paused(true);
@@ -209,6 +224,7 @@ impl Run {
             match began {
                 Ok(member) => {
                     board.trouble(None);
+                    said = Said::default();
                     match member.run(&mut stopped, &mut paused).await {
                         End::Stopped => break,
                         End::Paused => continue,
@@ -220,7 +236,9 @@ impl Run {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(service, %error, "nothing is consumed yet, trying again");
+                    if said.is_new(&error) {
+                        tracing::warn!(service, %error, "nothing is consumed yet, trying again");
+                    }
                     board.trouble(Some(error.to_string()));
                 }
             }

@@ -14,6 +14,7 @@ use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer}
 use tokio::sync::Notify;
 
 use super::cluster::{Cluster, KafkaError, Quiet};
+use super::raw::is_nowhere;
 use crate::effects::Message;
 
 /// Why an event was not published, or may not have been.
@@ -27,7 +28,7 @@ pub enum PublishError {
         /// The broker's words.
         cause: String,
     },
-    /// It never left this host.
+    /// It never left this host, or no broker has kept it.
     #[error("nothing was published: {cause}")]
     NotSent {
         /// Why.
@@ -127,8 +128,9 @@ impl Publisher {
     }
 }
 
-/// What is known of a message whose delivery failed.
-pub(super) fn classify(topic: &str, error: &RdKafkaError, before_sending: bool) -> PublishError {
+/// What is known of a message whose delivery failed; `nowhere` if no broker can
+/// have it.
+pub(super) fn classify(topic: &str, error: &RdKafkaError, nowhere: bool) -> PublishError {
     use RDKafkaErrorCode as Code;
 
     let cause = error
@@ -149,7 +151,7 @@ pub(super) fn classify(topic: &str, error: &RdKafkaError, before_sending: bool) 
             topic: topic.to_owned(),
             cause,
         },
-        _ if before_sending => PublishError::NotSent { cause },
+        _ if nowhere => PublishError::NotSent { cause },
         _ => PublishError::Unknown {
             topic: topic.to_owned(),
             cause,
@@ -285,7 +287,8 @@ impl ProducerContext for Context {
         match result {
             Ok(message) => receipt.placed(place, Placed::of(message)),
             Err((error, message)) => {
-                receipt.failed(place, classify(message.topic(), error, false));
+                let error = classify(message.topic(), error, is_nowhere(message));
+                receipt.failed(place, error);
             }
         }
     }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::message::BorrowedMessage;
 use rdkafka::producer::{Producer, ProducerContext};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{TopicPartitionList, bindings};
@@ -154,6 +155,14 @@ pub(super) fn call<C: ProducerContext>(
     };
     // SAFETY: it is what librdkafka returned for us.
     unsafe { TransactionError::take(error) }
+}
+
+/// Whether it is known of a message that was not delivered that no broker has it:
+/// it was never sent, or each answer said that it was not kept.
+pub(super) fn is_nowhere(message: &BorrowedMessage<'_>) -> bool {
+    // SAFETY: the message lives.
+    let status = unsafe { bindings::rd_kafka_message_status(message.ptr()) };
+    status == bindings::rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_NOT_PERSISTED
 }
 
 /// The high watermark of a partition, as the last answer to a fetch had it.

@@ -183,7 +183,9 @@ impl Cluster {
         for (name, value) in config {
             new = new.set(name, value);
         }
-        let options = AdminOptions::new().operation_timeout(Some(ANSWER));
+        let options = AdminOptions::new()
+            .operation_timeout(Some(ANSWER))
+            .request_timeout(Some(ANSWER));
         let results = tokio::runtime::Handle::current()
             .block_on(admin.create_topics([&new], &options))
             .map_err(|error| refused(error.to_string()))?;

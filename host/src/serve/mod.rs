@@ -233,11 +233,12 @@ async fn cluster_id(
     const EMBEDDED: &str = "embedded";
     if cluster.is_embedded() {
         library.forget_state(EMBEDDED)?;
-        ask(cluster).await?;
+        ask(cluster, false).await?;
         return Ok(Some(EMBEDDED.to_owned()));
     }
+    let mut said = false;
     loop {
-        match ask(cluster).await {
+        match ask(cluster, false).await {
             Ok(id) => {
                 library.keep_cluster(cluster.servers(), &id)?;
                 return Ok(Some(id));
@@ -247,7 +248,11 @@ async fn cluster_id(
                     tracing::warn!(%error, "serving what is here meanwhile");
                     return Ok(Some(id));
                 }
-                None => tracing::warn!(%error, "waiting for it, since this host has never seen it"),
+                None if said => {}
+                None => {
+                    said = true;
+                    tracing::warn!(%error, "waiting for it, since this host has never seen it");
+                }
             },
         }
         tokio::select! {
@@ -257,18 +262,21 @@ async fn cluster_id(
     }
 }
 
-async fn ask(cluster: &Arc<Cluster>) -> Result<String, ServeError> {
+async fn ask(cluster: &Arc<Cluster>, in_doubt: bool) -> Result<String, ServeError> {
     let cluster = cluster.clone();
-    Ok(tokio::task::spawn_blocking(move || cluster.ask()).await??)
+    Ok(tokio::task::spawn_blocking(move || cluster.ask(in_doubt)).await??)
 }
 
-/// Asks now and then whether Kafka answers. Returns only if another cluster
-/// does.
+/// Asks now and then whether Kafka answers, and at once when that is in doubt.
+/// Returns only if another cluster does.
 async fn watch_cluster(host: Arc<Host>, then: String) -> ServeError {
     const PERIOD: Duration = Duration::from_secs(2);
     loop {
-        tokio::time::sleep(PERIOD).await;
-        let answered = ask(&host.cluster).await;
+        let in_doubt = tokio::select! {
+            () = tokio::time::sleep(PERIOD) => false,
+            () = host.cluster.doubted() => true,
+        };
+        let answered = ask(&host.cluster, in_doubt).await;
         match answered {
             Ok(now) if now != then && !host.cluster.is_embedded() => {
                 return ServeError::ClusterChanged {
