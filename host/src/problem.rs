@@ -73,6 +73,20 @@ impl Problem {
         problem
     }
 
+    /// The host has not begun: it waits for a cluster that it does not know.
+    pub fn never_seen(servers: &str) -> Problem {
+        Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "starting",
+            "Service Unavailable",
+            format!(
+                "This host waits for Kafka at {servers}, which it has never seen. Nothing was \
+                 published."
+            ),
+        )
+        .again_after(5)
+    }
+
     /// A request body that is too large.
     pub fn request_too_large(limit: u64) -> Problem {
         Problem::new(

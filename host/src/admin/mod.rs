@@ -6,6 +6,7 @@ mod guard;
 mod invoke;
 mod operate;
 mod show;
+pub mod waiting;
 
 use std::sync::Arc;
 

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 pub use config::Args;
 use config::{Config, ConfigError};
 
+use crate::admin::waiting::Side;
 use crate::admin::{self, Access};
 use crate::host::{DeployError, Host, HostError};
 use crate::http::listener;
@@ -70,6 +71,9 @@ pub(crate) enum ServeError {
     Task(#[from] tokio::task::JoinError),
 }
 
+/// How long to wait before asking again for what needs Kafka.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// Open files that are asked for: connections, the store, Kafka.
 const FILES: u64 = 65_536;
 
@@ -115,16 +119,25 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let brokers = config.kafka.clone();
     let cluster = Cluster::connect(&brokers, config.properties.clone(), config.topics)?;
     let cluster = Arc::new(cluster);
-    let Some(id) = cluster_id(&cluster, &library, stop.clone()).await? else {
-        return Ok(());
-    };
-    let runtime = Runtime::new(&library.cache())?;
-    let store = Store::open(&library.state(&id))?;
     let addresses = Addresses {
         http: local(&public)?,
         admin: local(&admin)?,
         kafka: cluster.servers().to_owned(),
     };
+    let id = match cluster_id(&cluster, &library).await? {
+        Some(id) => id,
+        None => {
+            library.keep_addresses(&addresses.named())?;
+            let listeners = [(&public, Side::Public), (&admin, Side::Admin)];
+            let waiting = first_sight(&cluster, &library, listeners, stop.clone());
+            match waiting.await? {
+                Some(id) => id,
+                None => return Ok(()),
+            }
+        }
+    };
+    let runtime = Runtime::new(&library.cache())?;
+    let store = Store::open(&library.state(&id))?;
     let url = format!("http://{}", addresses.http);
     library.keep_addresses(&addresses.named())?;
     let host = Arc::new(Host::new(
@@ -139,16 +152,19 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     };
     let privately = tokio::spawn(admin::run(admin, host.clone(), access, told));
     let watched = watch_cluster(host.clone(), id);
-    for file in &config.deploy {
-        deploy(&host, file).await?;
-    }
-    host.started();
-    banner::print(&config, &addresses, &host);
-
     let mut stop_first = stop.clone();
+    let begun = async {
+        for file in &config.deploy {
+            deploy(&host, file).await?;
+        }
+        host.started();
+        banner::print(&config, &addresses, &host);
+        std::future::pending().await
+    };
     let ended = tokio::select! {
         _ = stop_first.wait_for(|signals| *signals > 0) => Ok(()),
         error = watched => Err(error),
+        not_begun = begun => return not_begun,
     };
     tracing::info!("stopping: finishing what runs, then leaving; a second signal ends at once");
     tokio::spawn(async move {
@@ -223,12 +239,10 @@ fn stop_signals() -> Result<watch::Receiver<u32>, ServeError> {
 }
 
 /// The id of the cluster, which the state on disk is kept by. If Kafka does not
-/// answer, it is the one that answered there last time; if none ever did, it is
-/// waited for. None if the host is told to stop meanwhile.
+/// answer, it is the one that answered there last time; none if none ever did.
 async fn cluster_id(
     cluster: &Arc<Cluster>,
     library: &Library,
-    mut stop: watch::Receiver<u32>,
 ) -> Result<Option<String>, ServeError> {
     const EMBEDDED: &str = "embedded";
     if cluster.is_embedded() {
@@ -236,30 +250,52 @@ async fn cluster_id(
         ask(cluster, false).await?;
         return Ok(Some(EMBEDDED.to_owned()));
     }
-    let mut said = false;
-    loop {
-        match ask(cluster, false).await {
-            Ok(id) => {
-                library.keep_cluster(cluster.servers(), &id)?;
-                return Ok(Some(id));
-            }
-            Err(error) => match library.cluster(cluster.servers()) {
-                Some(id) => {
-                    tracing::warn!(%error, "serving what is here meanwhile");
-                    return Ok(Some(id));
-                }
-                None if said => {}
-                None => {
-                    said = true;
-                    tracing::warn!(%error, "waiting for it, since this host has never seen it");
-                }
-            },
+    let error = match ask(cluster, false).await {
+        Ok(id) => {
+            library.keep_cluster(cluster.servers(), &id)?;
+            return Ok(Some(id));
         }
-        tokio::select! {
-            () = tokio::time::sleep(Duration::from_secs(1)) => {}
-            _ = stop.wait_for(|signals| *signals > 0) => return Ok(None),
-        }
+        Err(error) => error,
+    };
+    let known = library.cluster(cluster.servers());
+    match known {
+        Some(_) => tracing::warn!(%error, "serving what is here meanwhile"),
+        None => tracing::warn!(%error, "waiting for it, since this host has never seen it"),
     }
+    Ok(known)
+}
+
+/// Waits until a cluster answers that this host has never seen, and says meanwhile
+/// on its listeners that it waits. None if the host is told to stop.
+async fn first_sight(
+    cluster: &Arc<Cluster>,
+    library: &Library,
+    listeners: [(&TcpListener, Side); 2],
+    mut stop: watch::Receiver<u32>,
+) -> Result<Option<String>, ServeError> {
+    let (over, waiting) = watch::channel(false);
+    let [public, admin] = listeners.map(|(listener, side)| {
+        admin::waiting::answer(listener, side, cluster.servers(), waiting.clone())
+    });
+    let seen = async {
+        let seen = loop {
+            if let Ok(id) = ask(cluster, false).await {
+                break Some(id);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => {}
+                _ = stop.wait_for(|signals| *signals > 0) => break None,
+            }
+        };
+        over.send_replace(true);
+        seen
+    };
+    let (seen, public, admin) = tokio::join!(seen, public, admin);
+    (public?, admin?);
+    if let Some(id) = &seen {
+        library.keep_cluster(cluster.servers(), id)?;
+    }
+    Ok(seen)
 }
 
 async fn ask(cluster: &Arc<Cluster>, in_doubt: bool) -> Result<String, ServeError> {
@@ -290,10 +326,22 @@ async fn watch_cluster(host: Arc<Host>, then: String) -> ServeError {
     }
 }
 
+/// Deploys what the host was started with; if Kafka is away, as soon as it is not.
 async fn deploy(host: &Arc<Host>, file: &PathBuf) -> Result<(), ServeError> {
     let component = tokio::fs::read(file).await;
     let component = component.map_err(|cause| ServeError::Component(file.clone(), cause))?;
-    let deployed = host.deploy(component).await;
-    deployed.map_err(|cause| ServeError::Deploy(file.clone(), cause))?;
-    Ok(())
+    let mut said = false;
+    loop {
+        match host.deploy(component.clone()).await {
+            Ok(_) => return Ok(()),
+            Err(DeployError::Kafka(error @ KafkaError::Unreachable { .. })) => {
+                if !said {
+                    tracing::warn!(?file, %error, "it is deployed when Kafka answers");
+                    said = true;
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+            Err(cause) => return Err(ServeError::Deploy(file.clone(), cause)),
+        }
+    }
 }
