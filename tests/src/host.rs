@@ -322,6 +322,15 @@ impl Host {
         self.listen();
     }
 
+    /// The same with further arguments, from now on.
+    ///
+    /// # Panics
+    /// If it still runs, or does not listen.
+    pub fn restart_with(&mut self, arguments: &[String]) {
+        self.arguments.extend_from_slice(arguments);
+        self.restart();
+    }
+
     /// Reads where it listens, once it does.
     fn listen(&mut self) {
         let file = self.data_dir().join("addresses.json");

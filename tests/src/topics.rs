@@ -10,6 +10,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::metadata::Metadata;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
@@ -80,7 +81,7 @@ impl Topics {
     /// If the broker refuses.
     pub fn create_with(&self, topic: &str, partitions: i32, config: &[(&str, &str)]) {
         let admin: AdminClient<DefaultClientContext> = self.config().create().unwrap();
-        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
         for (key, value) in config {
             new = new.set(key, value);
         }
@@ -190,11 +191,40 @@ impl Topics {
         }
     }
 
+    /// Which node of the cluster leads each partition of a topic; none while it has
+    /// no leader.
+    ///
+    /// # Panics
+    /// If the broker does not say.
+    #[must_use]
+    pub fn leaders(&self, topic: &str) -> Vec<Option<i32>> {
+        let metadata = self.metadata(topic);
+        let partitions = metadata.topics()[0].partitions().iter();
+        partitions
+            .map(|one| Some(one.leader()).filter(|leader| *leader >= 0))
+            .collect()
+    }
+
+    /// The fewest replicas in sync that a partition of a topic has.
+    ///
+    /// # Panics
+    /// If the broker does not say.
+    #[must_use]
+    pub fn in_sync(&self, topic: &str) -> usize {
+        let metadata = self.metadata(topic);
+        let partitions = metadata.topics()[0].partitions().iter();
+        partitions.map(|one| one.isr().len()).min().unwrap()
+    }
+
+    fn metadata(&self, topic: &str) -> Metadata {
+        let consumer: BaseConsumer = self.config().create().unwrap();
+        consumer.fetch_metadata(Some(topic), PATIENCE).unwrap()
+    }
+
     /// How many partitions a topic has; 0 if there is no such topic.
     #[must_use]
     pub fn partitions(&self, topic: &str) -> i32 {
-        let consumer: BaseConsumer = self.config().create().unwrap();
-        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).unwrap();
+        let metadata = self.metadata(topic);
         let partitions = metadata.topics()[0].partitions();
         let ready = partitions.iter().all(|partition| partition.leader() >= 0);
         if ready {

@@ -22,6 +22,7 @@ mod operating;
 mod seeds;
 mod soak;
 mod tracing;
+mod trouble;
 
 use tidemill_tests::{Component, Host, Manifest, unique};
 
