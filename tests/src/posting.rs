@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::counting::Counting;
 use crate::fleet::Fleet;
+use crate::wait::unique;
 
 /// What came of a client's requests. Each had a value of its own, which all its
 /// events carry.
@@ -46,11 +47,11 @@ impl Counting {
         work: impl FnOnce(),
     ) -> Vec<Posted> {
         let stop = AtomicBool::new(false);
-        let stop = &stop;
+        let (stop, run) = (&stop, &unique("post"));
         std::thread::scope(|scope| {
             let stopping = Stop(stop);
             let client = |client: usize| {
-                let client = format!("client-{client}");
+                let client = format!("{run}-{client}");
                 move || self.post(fleet, &client, topics, stop)
             };
             let clients: Vec<_> = (0..clients).map(|one| scope.spawn(client(one))).collect();

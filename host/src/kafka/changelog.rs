@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
@@ -53,6 +54,9 @@ impl ChangelogReader {
         ];
         let consumer: BaseConsumer<Quiet> = cluster
             .config("tidemill-changelogs", &own)
+            // It is read as a queue, past the crate's callbacks, and what it says of
+            // lost connections would go to standard error as it is. Others say it.
+            .set_log_level(RDKafkaLogLevel::Emerg)
             .create_with_context(Quiet {
                 health: cluster.health.clone(),
             })

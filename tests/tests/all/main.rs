@@ -7,7 +7,6 @@
 )]
 
 mod admin;
-mod broker;
 mod cli;
 mod components;
 mod dead_letters;
