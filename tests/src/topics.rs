@@ -9,6 +9,7 @@ use rdkafka::admin::{
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::metadata::Metadata;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
@@ -164,6 +165,48 @@ impl Topics {
         producer.flush(Duration::from_secs(120)).unwrap();
     }
 
+    /// Writes many records to a partition in one producer's batches, compressed.
+    /// Each has a key, a value and a time in milliseconds; 0 is now.
+    ///
+    /// # Panics
+    /// If the broker does not take them.
+    pub fn write_compressed(
+        &self,
+        topic: &str,
+        partition: i32,
+        codec: &str,
+        records: &[(String, String, i64)],
+    ) {
+        let mut config = self.config();
+        config
+            .set("compression.type", codec)
+            .set("linger.ms", "50")
+            .set("enable.idempotence", "true");
+        let producer: BaseProducer = config.create().unwrap();
+        for (key, value, time) in records {
+            let record = BaseRecord::to(topic).partition(partition).timestamp(*time);
+            let sent = producer.send(record.key(key.as_str()).payload(value.as_str()));
+            sent.map_err(|(error, _)| error).unwrap();
+        }
+        producer.flush(PATIENCE).unwrap();
+    }
+
+    /// Removes the events of a partition that are before an offset.
+    ///
+    /// # Panics
+    /// If the broker refuses.
+    pub fn remove_before(&self, topic: &str, partition: i32, offset: i64) {
+        let admin: AdminClient<DefaultClientContext> = self.config().create().unwrap();
+        let mut before = TopicPartitionList::new();
+        before
+            .add_partition_offset(topic, partition, Offset::Offset(offset))
+            .unwrap();
+        let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+        let removed = futures_executor::block_on(admin.delete_records(&before, &options));
+        let removed = removed.unwrap();
+        removed.elements()[0].error().unwrap();
+    }
+
     /// Gives a topic more partitions.
     ///
     /// # Panics
@@ -246,9 +289,32 @@ impl Topics {
         value: Option<&[u8]>,
         headers: &[(&str, Option<&[u8]>)],
     ) -> i64 {
+        let written = self.try_write(topic, partition, key, value, headers);
+        written.unwrap_or_else(|error| panic!("{topic}: {error}"))
+    }
+
+    /// Writes a record to a partition and gives its offset.
+    ///
+    /// # Errors
+    /// The broker does not take it.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    pub fn try_write(
+        &self,
+        topic: &str,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&str, Option<&[u8]>)],
+    ) -> Result<i64, KafkaError> {
         let producer = self.producer.get_or_init(|| {
             let mut config = self.config();
-            config.set("acks", "all").set("linger.ms", "0");
+            config
+                .set("acks", "all")
+                .set("linger.ms", "0")
+                // The broker is to say what is too large.
+                .set("message.max.bytes", "100000000");
             config.create_with_context(Delivered::default()).unwrap()
         });
         let mut all = OwnedHeaders::new();
@@ -264,13 +330,13 @@ impl Topics {
         if let Some(value) = value {
             record = record.payload(value);
         }
-        producer.send(record).map_err(|(error, _)| error).unwrap();
+        producer.send(record).map_err(|(error, _)| error)?;
         let deadline = Deadline::usual();
         loop {
             // A poll takes all of its time, and a flush 100 ms.
             producer.poll(Duration::from_millis(1));
             if let Some(delivered) = producer.context().0.lock().unwrap().take() {
-                return delivered.unwrap_or_else(|error| panic!("{topic}: {error}"));
+                return delivered;
             }
             assert!(!deadline.passed(), "{topic}: no answer");
         }
@@ -328,7 +394,7 @@ impl Topics {
                         .map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
                         .collect(),
                 }),
-                Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => ended += 1,
+                Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
                 Some(Err(error)) => panic!("{topic}: {error}"),
                 None => {}
             }
@@ -371,7 +437,7 @@ impl Topics {
 
 /// Keeps the delivery report of one record.
 #[derive(Default)]
-struct Delivered(Mutex<Option<Result<i64, rdkafka::error::KafkaError>>>);
+struct Delivered(Mutex<Option<Result<i64, KafkaError>>>);
 
 impl ClientContext for Delivered {}
 
