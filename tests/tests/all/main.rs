@@ -11,6 +11,7 @@ mod cli;
 mod components;
 mod dead_letters;
 mod deploys;
+mod documentation;
 mod events;
 mod exactly_once;
 mod harness;
