@@ -319,6 +319,7 @@ impl<'a> Member<'a> {
             }
         }
         let deadline = tokio::time::Instant::now() + DRAIN;
+        let mut drained = Vec::new();
         for (unit, term, mut lane) in draining {
             let ended = tokio::time::timeout_at(deadline, &mut lane.task).await;
             if ended.is_err() {
@@ -327,9 +328,10 @@ impl<'a> Member<'a> {
                 end(&mut lane.task).await;
             }
             self.drop_lane(&lane);
-            self.commit_last(&lane.sources).await;
+            drained.extend(lane.sources);
             self.ownership.ended(&unit, term);
         }
+        self.commit_last(&drained).await;
     }
 
     /// Nothing of a lane counts any more, and its sources are read anew.
@@ -346,9 +348,11 @@ impl<'a> Member<'a> {
     }
 
     /// What is committed here need not be run again by the next owner. Of a
-    /// transaction it is known already.
+    /// transaction it is known already; and librdkafka would wait 45 s for a
+    /// cluster that is away.
     async fn commit_last(&self, sources: &[Source]) {
-        if self.run.delivery == tidemill_manifest::Delivery::ExactlyOnce {
+        let exactly_once = self.run.delivery == tidemill_manifest::Delivery::ExactlyOnce;
+        if exactly_once || sources.is_empty() || !self.run.shared.cluster.is_up() {
             return;
         }
         let board = self.run.service.board();

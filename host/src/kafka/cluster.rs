@@ -206,7 +206,7 @@ pub(super) const ANSWER: Duration = Duration::from_secs(5);
 const SIGN: Duration = Duration::from_secs(3);
 /// The same when all connections of a client have just broken. A new one takes
 /// a fraction of it, if there is anybody.
-const SIGN_IN_DOUBT: Duration = Duration::from_millis(1_500);
+const SIGN_IN_DOUBT: Duration = Duration::from_secs(2);
 /// After this time without an answer the asker takes its connection for dead: as
 /// long as it were kept, nobody else would be asked.
 const ASKER_TIMEOUT_MS: &str = "3000";
