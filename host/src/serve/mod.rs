@@ -291,7 +291,7 @@ async fn first_sight(
         seen
     };
     let (seen, public, admin) = tokio::join!(seen, public, admin);
-    (public?, admin?);
+    public.and(admin)?;
     if let Some(id) = &seen {
         library.keep_cluster(cluster.servers(), id)?;
     }
