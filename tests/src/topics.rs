@@ -191,22 +191,6 @@ impl Topics {
         producer.flush(PATIENCE).unwrap();
     }
 
-    /// Removes the events of a partition that are before an offset.
-    ///
-    /// # Panics
-    /// If the broker refuses.
-    pub fn remove_before(&self, topic: &str, partition: i32, offset: i64) {
-        let admin: AdminClient<DefaultClientContext> = self.config().create().unwrap();
-        let mut before = TopicPartitionList::new();
-        before
-            .add_partition_offset(topic, partition, Offset::Offset(offset))
-            .unwrap();
-        let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
-        let removed = futures_executor::block_on(admin.delete_records(&before, &options));
-        let removed = removed.unwrap();
-        removed.elements()[0].error().unwrap();
-    }
-
     /// Gives a topic more partitions.
     ///
     /// # Panics
