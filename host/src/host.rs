@@ -217,6 +217,12 @@ impl Host {
         }
     }
 
+    /// Whether a service runs on this revision.
+    fn runs(&self, name: &str, digest: &str) -> bool {
+        let service = self.service(name);
+        service.is_some_and(|service| service.current().digest == digest)
+    }
+
     /// Deploys a component that carries its manifest.
     pub async fn deploy(
         self: &Arc<Self>,
@@ -248,7 +254,15 @@ impl Host {
         }
         let openapi = describe(&checked.component).await?;
         let (created_topics, new_state) = match origin {
-            Origin::Deploy => self.topics(&manifest).await?,
+            Origin::Deploy => match self.topics(&manifest).await {
+                // It runs: it had its topics, and nothing is to be done.
+                Err(KafkaError::Unreachable { .. })
+                    if self.runs(&manifest.name, &checked.digest) =>
+                {
+                    (Vec::new(), false)
+                }
+                topics => topics?,
+            },
             // The embedded broker has forgotten them.
             Origin::Kept(_) if self.cluster.is_embedded() => self.topics(&manifest).await?,
             // Created at the deploy; Kafka may not answer yet.

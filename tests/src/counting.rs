@@ -37,10 +37,19 @@ impl Counting {
     /// If the broker refuses.
     #[must_use]
     pub fn on(kafka: &Kafka, name: &str, partitions: i32) -> Counting {
+        Counting::at(&kafka.address(), name, partitions)
+    }
+
+    /// The same on the brokers at these addresses.
+    ///
+    /// # Panics
+    /// If a broker refuses.
+    #[must_use]
+    pub fn at(brokers: &str, name: &str, partitions: i32) -> Counting {
         let name = unique(name);
         let (input, output) = (format!("{name}-in"), format!("{name}-out"));
         for topic in [&input, &output] {
-            kafka.topics().create(topic, partitions);
+            Topics::at(brokers).create(topic, partitions);
         }
         let manifest = Manifest::new(&name)
             .consumes(&[&input])
@@ -52,7 +61,7 @@ impl Counting {
             input,
             output,
             manifest,
-            broker: kafka.address(),
+            broker: brokers.to_owned(),
         }
     }
 

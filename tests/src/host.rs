@@ -329,6 +329,15 @@ impl Host {
         self.listen();
     }
 
+    /// The same with further arguments, from now on.
+    ///
+    /// # Panics
+    /// If it still runs, or does not listen.
+    pub fn restart_with(&mut self, arguments: &[String]) {
+        self.arguments.extend_from_slice(arguments);
+        self.restart();
+    }
+
     /// Waits until it listens, and knows where.
     ///
     /// # Panics

@@ -1,7 +1,7 @@
 //! A real Kafka: one for all tests, or one of its own for a test that needs
 //! fixed topics or breaks it.
 
-use std::fmt::Debug;
+use std::fmt::{Debug, Write as _};
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -32,6 +32,18 @@ const PROPERTIES: &str = "\
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 allow.everyone.if.no.acl.found=true
 log.cleaner.backoff.ms=500
+";
+
+/// What is different with three nodes. A dead one is noticed soon.
+const REPLICATED: &str = "\
+default.replication.factor=3
+min.insync.replicas=2
+offsets.topic.replication.factor=3
+transaction.state.log.replication.factor=3
+transaction.state.log.min.isr=2
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=300
+replica.lag.time.max.ms=3000
 ";
 
 /// Short-lived: the first compiler alone starts faster.
@@ -95,24 +107,74 @@ impl Kafka {
         Kafka::with(SHORT_LIVED, ports, &format!("{PROPERTIES}{properties}"))
     }
 
-    fn with(jvm: &'static str, [port, controller]: [u16; 2], properties: &str) -> Kafka {
+    /// Three nodes of one cluster, in some seconds. Topics have a replica on each,
+    /// and writing takes two. The first is the controller as well.
+    ///
+    /// # Panics
+    /// If Java or the fetched Kafka are missing.
+    #[must_use]
+    pub fn three() -> [Kafka; 3] {
+        let ports: [u16; 3] = free_ports();
+        let [controller] = free_ports();
+        let nodes = [1, 2, 3].map(|node| {
+            let port = ports[node - 1];
+            let mut properties = format!("{PROPERTIES}{REPLICATED}node.id={node}\n");
+            if node > 1 {
+                let _ = write!(
+                    properties,
+                    "process.roles=broker\nlisteners=PLAINTEXT://127.0.0.1:{port}\n"
+                );
+            }
+            let kafka = Kafka::new(SHORT_LIVED, [port, controller], &properties);
+            kafka.become_node(node);
+            kafka
+        });
+        let started = nodes.each_ref().map(Kafka::launch);
+        for (node, process) in nodes.iter().zip(started) {
+            node.listening(process);
+        }
+        nodes
+    }
+
+    fn with(jvm: &'static str, ports: [u16; 2], properties: &str) -> Kafka {
+        let kafka = Kafka::new(jvm, ports, properties);
+        kafka.start();
+        kafka
+    }
+
+    fn new(jvm: &'static str, [port, controller]: [u16; 2], properties: &str) -> Kafka {
         let folder = Folder::new("kafka");
         // Formatting the storage takes a JVM of its own: it is done once.
         copy(&template().path().join("data"), &folder.path().join("data"));
-        let kafka = Kafka {
+        Kafka {
             process: Mutex::new(None),
             folder,
             port,
             controller,
             jvm,
             properties: properties.to_owned(),
-        };
-        kafka.start();
-        kafka
+        }
+    }
+
+    /// Says in the formatted storage that it is that of another node.
+    fn become_node(&self, node: usize) {
+        let file = self.folder.path().join("data/meta.properties");
+        let text = fs::read_to_string(&file).unwrap();
+        let lines = text.lines().map(|line| match line.split_once('=') {
+            Some(("node.id", _)) => format!("node.id={node}\n"),
+            // 16 bytes in base64 for URLs, another for each.
+            Some(("directory.id", _)) => format!("directory.id=AAAAAAAAAAAAAAAAAAAA{node}A\n"),
+            _ => format!("{line}\n"),
+        });
+        fs::write(&file, lines.collect::<String>()).unwrap();
     }
 
     /// Starts it again after [`Kafka::stop`], with its data, at its address.
     pub fn start(&self) {
+        self.listening(self.launch());
+    }
+
+    fn launch(&self) -> Process {
         let mut command = script();
         command
             .arg("run")
@@ -122,8 +184,12 @@ impl Kafka {
             .env("KAFKA_JVM", self.jvm)
             .env("KAFKA_PROPERTIES", &self.properties);
         let log = self.folder.path().join("kafka.log");
-        let mut process = Process::start("Kafka", command, &log);
-        let deadline = Deadline::usual();
+        Process::start("Kafka", command, &log)
+    }
+
+    fn listening(&self, mut process: Process) {
+        // Three at once on a machine that has other things to do take their time.
+        let deadline = Deadline::after(Duration::from_secs(120));
         while TcpStream::connect(self.address()).is_err() {
             assert!(
                 process.ended().is_none(),
@@ -139,6 +205,27 @@ impl Kafka {
     /// Kills it, as a machine that loses power does; its data stays.
     pub fn stop(&self) {
         drop(self.process.lock().unwrap().take());
+    }
+
+    /// A copy of its data. It has been stopped.
+    ///
+    /// # Panics
+    /// If the disk fails.
+    #[must_use]
+    pub fn backup(&self) -> Folder {
+        let backup = Folder::new("backup");
+        copy(&self.folder.path().join("data"), backup.path());
+        backup
+    }
+
+    /// Takes a copy of its data for its data. It has been stopped.
+    ///
+    /// # Panics
+    /// If the disk fails.
+    pub fn restore(&self, backup: &Folder) {
+        let data = self.folder.path().join("data");
+        fs::remove_dir_all(&data).unwrap();
+        copy(backup.path(), &data);
     }
 
     /// Host and port.

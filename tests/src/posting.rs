@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::counting::Counting;
 use crate::fleet::Fleet;
+use crate::wait::unique;
 
 /// What came of a client's requests. Each had a value of its own, which all its
 /// events carry.
@@ -16,6 +17,10 @@ pub struct Posted {
     pub acknowledged: BTreeSet<String>,
     /// Those that were not, or not answered.
     pub others: BTreeSet<String>,
+    /// Those of which the answer said that nothing was published.
+    pub nothing: BTreeSet<String>,
+    /// How long the slowest answer took.
+    pub slowest: Duration,
 }
 
 /// Stops the clients, also when the test fails.
@@ -42,11 +47,11 @@ impl Counting {
         work: impl FnOnce(),
     ) -> Vec<Posted> {
         let stop = AtomicBool::new(false);
-        let stop = &stop;
+        let (stop, run) = (&stop, &unique("post"));
         std::thread::scope(|scope| {
             let stopping = Stop(stop);
             let client = |client: usize| {
-                let client = format!("client-{client}");
+                let client = format!("{run}-{client}");
                 move || self.post(fleet, &client, topics, stop)
             };
             let clients: Vec<_> = (0..clients).map(|one| scope.spawn(client(one))).collect();
@@ -72,7 +77,10 @@ impl Counting {
             let body: String = lines.collect();
             let host = fleet.client(number % fleet.len());
             let target = format!("/{}", self.name);
-            match host.try_send("POST", &target, &[], body.as_bytes()) {
+            let asked = Instant::now();
+            let answered = host.try_send("POST", &target, &[], body.as_bytes());
+            posted.slowest = posted.slowest.max(asked.elapsed());
+            match answered {
                 Ok(reply) if reply.status == 200 => {
                     posted.acknowledged.insert(value);
                 }
@@ -80,6 +88,13 @@ impl Counting {
                     if let Ok(reply) = other {
                         // 404: started again, and not yet with its services.
                         assert!(matches!(reply.status, 503 | 404), "{reply:?}");
+                        if reply.status == 503 {
+                            reply.problem(503);
+                            assert!(!reply.header("retry-after").is_empty(), "{reply:?}");
+                            if !reply.text().contains("outcome-unknown") {
+                                posted.nothing.insert(value.clone());
+                            }
+                        }
                     }
                     posted.others.insert(value);
                     std::thread::sleep(Duration::from_millis(10));
@@ -90,7 +105,7 @@ impl Counting {
     }
 
     /// Holds that every acknowledged request has all its events in these topics,
-    /// each once, and every other one all or none.
+    /// each once, every other one all or none, and one that was told so none.
     ///
     /// # Panics
     /// If not.
@@ -103,17 +118,23 @@ impl Counting {
             }
         }
         let count = |value: &String| there.get(value).copied().unwrap_or(0);
-        let (mut missing, mut in_part) = (Vec::new(), Vec::new());
+        let (mut missing, mut in_part, mut denied) = (Vec::new(), Vec::new(), Vec::new());
         for one in posted {
             let all = topics.len();
             missing.extend(one.acknowledged.iter().filter(|value| count(value) != all));
             let others = one.others.iter();
             in_part.extend(others.filter(|value| ![0, all].contains(&count(value))));
+            let nothing = one.nothing.iter();
+            denied.extend(nothing.filter(|value| count(value) > 0));
         }
         assert!(
             missing.is_empty(),
             "acknowledged, and not there: {missing:?}"
         );
         assert!(in_part.is_empty(), "published in part: {in_part:?}");
+        assert!(
+            denied.is_empty(),
+            "there, though nothing was published: {denied:?}"
+        );
     }
 }

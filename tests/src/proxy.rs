@@ -1,8 +1,10 @@
-//! A proxy before a Kafka broker that loses chosen requests and answers.
+//! A proxy before a Kafka broker that loses chosen requests and answers, answers
+//! them itself, or is a bad network.
 //!
 //! It reads Kafka's frames: a length (4 bytes), and then in a request its API's
 //! key (2), the API's version (2) and a correlation id (4), in an answer that id.
-//! Nothing else is looked into, so it does not matter which versions are spoken.
+//! Nothing else is looked into, so it does not matter which versions are spoken;
+//! but for requests that are answered here (`produce`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
@@ -11,12 +13,15 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use crate::produce;
+
 /// Kinds of requests, by their key in Kafka's protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "the names are Kafka's")]
 pub enum Api {
     Produce = 0,
     Fetch = 1,
+    Metadata = 3,
     OffsetFetch = 9,
     FindCoordinator = 10,
     InitProducerId = 22,
@@ -37,13 +42,62 @@ pub enum Fault {
     AnswerLost,
     /// It arrives so much later, and all behind it on its connection.
     Late(Duration),
+    /// It does not arrive, and the answer is this error of the broker's. Only
+    /// for [`Api::Produce`].
+    Answered(i16),
+}
+
+/// What the way to the broker is like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Network {
+    /// As if there were no proxy.
+    #[default]
+    Fine,
+    /// Each request and each answer takes so much longer.
+    Late(Duration),
+    /// So many bytes a second on each connection, each way.
+    Slow(u32),
+    /// Everything is taken, and nothing arrives.
+    Silent,
+    /// Connections are closed, and closed again when they are made.
+    Cut,
 }
 
 /// The running proxy. It ends with the tests.
 #[derive(Debug)]
 pub struct Proxy {
     address: String,
-    orders: Arc<Mutex<Orders>>,
+    way: Arc<Way>,
+}
+
+#[derive(Debug, Default)]
+struct Way {
+    orders: Mutex<Orders>,
+    network: Mutex<Network>,
+    /// Connections of clients, as far as they may be open.
+    open: Mutex<Vec<TcpStream>>,
+}
+
+impl Way {
+    fn next(&self, key: i16) -> Option<Fault> {
+        self.orders.lock().unwrap().next(key)
+    }
+
+    /// Lets a frame take its time. False if it does not arrive.
+    fn pass(&self, frame: &[u8]) -> bool {
+        let network = *self.network.lock().unwrap();
+        match network {
+            Network::Fine => {}
+            Network::Late(time) => thread::sleep(time),
+            Network::Slow(bytes) => {
+                thread::sleep(Duration::from_secs_f64(
+                    frame.len() as f64 / f64::from(bytes),
+                ));
+            }
+            Network::Silent | Network::Cut => return false,
+        }
+        true
+    }
 }
 
 #[derive(Debug, Default)]
@@ -89,18 +143,35 @@ impl Proxy {
     pub fn before(broker: &str) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let orders = Arc::new(Mutex::new(Orders::default()));
+        let way = Arc::new(Way::default());
         thread::spawn({
-            let (broker, orders) = (broker.to_owned(), orders.clone());
+            let (broker, way) = (broker.to_owned(), way.clone());
             move || {
                 for client in listener.incoming().flatten() {
-                    let (broker, orders) = (broker.clone(), orders.clone());
+                    if *way.network.lock().unwrap() == Network::Cut {
+                        continue;
+                    }
+                    let (broker, way) = (broker.clone(), way.clone());
+                    way.open.lock().unwrap().extend(client.try_clone());
                     // What goes wrong is a closed connection, for both sides.
-                    thread::spawn(move || connect(client, &broker, &orders));
+                    thread::spawn(move || connect(client, &broker, &way));
                 }
             }
         });
-        Proxy { address, orders }
+        Proxy { address, way }
+    }
+
+    /// Makes the way to the broker be so from now on.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn network(&self, network: Network) {
+        *self.way.network.lock().unwrap() = network;
+        if network == Network::Cut {
+            for client in self.way.open.lock().unwrap().drain(..) {
+                let _ = client.shutdown(Shutdown::Both);
+            }
+        }
     }
 
     /// Host and port.
@@ -121,7 +192,7 @@ impl Proxy {
             every: every.max(1),
             seen: 0,
         };
-        self.orders.lock().unwrap().faults.insert(api, order);
+        self.way.orders.lock().unwrap().faults.insert(api, order);
     }
 
     /// How many faults that were ordered for this kind have still to happen.
@@ -130,7 +201,7 @@ impl Proxy {
     /// Never.
     #[must_use]
     pub fn left(&self, api: Api) -> u32 {
-        let orders = self.orders.lock().unwrap();
+        let orders = self.way.orders.lock().unwrap();
         orders.faults.get(&api).map_or(0, |order| order.left)
     }
 
@@ -139,24 +210,24 @@ impl Proxy {
     /// # Panics
     /// Never.
     pub fn clear(&self) -> u32 {
-        let mut orders = self.orders.lock().unwrap();
+        let mut orders = self.way.orders.lock().unwrap();
         orders.faults.clear();
         orders.met
     }
 }
 
 /// Serves a client's connection to its end.
-fn connect(client: TcpStream, broker: &str, orders: &Mutex<Orders>) {
+fn connect(client: TcpStream, broker: &str, way: &Way) {
     let Ok(broker) = TcpStream::connect(broker) else {
         return;
     };
     let lost = Mutex::new(BTreeSet::new());
     thread::scope(|scope| {
         scope.spawn(|| {
-            let _ = answers(&broker, &client, &lost);
+            let _ = answers(&broker, &client, way, &lost);
             close(&broker, &client);
         });
-        let _ = requests(&client, &broker, orders, &lost);
+        let _ = requests(&client, &broker, way, &lost);
         close(&broker, &client);
     });
 }
@@ -167,9 +238,9 @@ fn close(broker: &TcpStream, client: &TcpStream) {
 }
 
 fn requests(
-    client: &TcpStream,
+    mut client: &TcpStream,
     mut broker: &TcpStream,
-    orders: &Mutex<Orders>,
+    way: &Way,
     lost: &Mutex<BTreeSet<[u8; 4]>>,
 ) -> io::Result<()> {
     let _ = client.set_nodelay(true);
@@ -177,26 +248,29 @@ fn requests(
     loop {
         let frame = frame(client)?;
         let head = frame.get(4..12).ok_or(io::ErrorKind::InvalidData)?;
-        let fault = orders
-            .lock()
-            .unwrap()
-            .next(i16::from_be_bytes([head[0], head[1]]));
-        match fault {
+        match way.next(i16::from_be_bytes([head[0], head[1]])) {
             Some(Fault::Refused) => return Ok(()),
             Some(Fault::AnswerLost) => {
                 let id = [head[4], head[5], head[6], head[7]];
                 lost.lock().unwrap().insert(id);
             }
             Some(Fault::Late(time)) => thread::sleep(time),
+            Some(Fault::Answered(code)) => {
+                client.write_all(&produce::refusal(&frame[4..], code))?;
+                continue;
+            }
             None => {}
         }
-        broker.write_all(&frame)?;
+        if way.pass(&frame) {
+            broker.write_all(&frame)?;
+        }
     }
 }
 
 fn answers(
     broker: &TcpStream,
     mut client: &TcpStream,
+    way: &Way,
     lost: &Mutex<BTreeSet<[u8; 4]>>,
 ) -> io::Result<()> {
     loop {
@@ -205,7 +279,9 @@ fn answers(
         if lost.lock().unwrap().contains(id) {
             return Ok(());
         }
-        client.write_all(&frame)?;
+        if way.pass(&frame) {
+            client.write_all(&frame)?;
+        }
     }
 }
 

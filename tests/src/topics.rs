@@ -9,7 +9,9 @@ use rdkafka::admin::{
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::metadata::Metadata;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
@@ -80,7 +82,7 @@ impl Topics {
     /// If the broker refuses.
     pub fn create_with(&self, topic: &str, partitions: i32, config: &[(&str, &str)]) {
         let admin: AdminClient<DefaultClientContext> = self.config().create().unwrap();
-        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
         for (key, value) in config {
             new = new.set(key, value);
         }
@@ -163,6 +165,32 @@ impl Topics {
         producer.flush(Duration::from_secs(120)).unwrap();
     }
 
+    /// Writes many records to a partition in one producer's batches, compressed.
+    /// Each has a key, a value and a time in milliseconds; 0 is now.
+    ///
+    /// # Panics
+    /// If the broker does not take them.
+    pub fn write_compressed(
+        &self,
+        topic: &str,
+        partition: i32,
+        codec: &str,
+        records: &[(String, String, i64)],
+    ) {
+        let mut config = self.config();
+        config
+            .set("compression.type", codec)
+            .set("linger.ms", "50")
+            .set("enable.idempotence", "true");
+        let producer: BaseProducer = config.create().unwrap();
+        for (key, value, time) in records {
+            let record = BaseRecord::to(topic).partition(partition).timestamp(*time);
+            let sent = producer.send(record.key(key.as_str()).payload(value.as_str()));
+            sent.map_err(|(error, _)| error).unwrap();
+        }
+        producer.flush(PATIENCE).unwrap();
+    }
+
     /// Gives a topic more partitions.
     ///
     /// # Panics
@@ -190,11 +218,40 @@ impl Topics {
         }
     }
 
+    /// Which node of the cluster leads each partition of a topic; none while it has
+    /// no leader.
+    ///
+    /// # Panics
+    /// If the broker does not say.
+    #[must_use]
+    pub fn leaders(&self, topic: &str) -> Vec<Option<i32>> {
+        let metadata = self.metadata(topic);
+        let partitions = metadata.topics()[0].partitions().iter();
+        partitions
+            .map(|one| Some(one.leader()).filter(|leader| *leader >= 0))
+            .collect()
+    }
+
+    /// The fewest replicas in sync that a partition of a topic has.
+    ///
+    /// # Panics
+    /// If the broker does not say.
+    #[must_use]
+    pub fn in_sync(&self, topic: &str) -> usize {
+        let metadata = self.metadata(topic);
+        let partitions = metadata.topics()[0].partitions().iter();
+        partitions.map(|one| one.isr().len()).min().unwrap()
+    }
+
+    fn metadata(&self, topic: &str) -> Metadata {
+        let consumer: BaseConsumer = self.config().create().unwrap();
+        consumer.fetch_metadata(Some(topic), PATIENCE).unwrap()
+    }
+
     /// How many partitions a topic has; 0 if there is no such topic.
     #[must_use]
     pub fn partitions(&self, topic: &str) -> i32 {
-        let consumer: BaseConsumer = self.config().create().unwrap();
-        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).unwrap();
+        let metadata = self.metadata(topic);
         let partitions = metadata.topics()[0].partitions();
         let ready = partitions.iter().all(|partition| partition.leader() >= 0);
         if ready {
@@ -216,9 +273,32 @@ impl Topics {
         value: Option<&[u8]>,
         headers: &[(&str, Option<&[u8]>)],
     ) -> i64 {
+        let written = self.try_write(topic, partition, key, value, headers);
+        written.unwrap_or_else(|error| panic!("{topic}: {error}"))
+    }
+
+    /// Writes a record to a partition and gives its offset.
+    ///
+    /// # Errors
+    /// The broker does not take it.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    pub fn try_write(
+        &self,
+        topic: &str,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&str, Option<&[u8]>)],
+    ) -> Result<i64, KafkaError> {
         let producer = self.producer.get_or_init(|| {
             let mut config = self.config();
-            config.set("acks", "all").set("linger.ms", "0");
+            config
+                .set("acks", "all")
+                .set("linger.ms", "0")
+                // The broker is to say what is too large.
+                .set("message.max.bytes", "100000000");
             config.create_with_context(Delivered::default()).unwrap()
         });
         let mut all = OwnedHeaders::new();
@@ -234,13 +314,13 @@ impl Topics {
         if let Some(value) = value {
             record = record.payload(value);
         }
-        producer.send(record).map_err(|(error, _)| error).unwrap();
+        producer.send(record).map_err(|(error, _)| error)?;
         let deadline = Deadline::usual();
         loop {
             // A poll takes all of its time, and a flush 100 ms.
             producer.poll(Duration::from_millis(1));
             if let Some(delivered) = producer.context().0.lock().unwrap().take() {
-                return delivered.unwrap_or_else(|error| panic!("{topic}: {error}"));
+                return delivered;
             }
             assert!(!deadline.passed(), "{topic}: no answer");
         }
@@ -298,7 +378,7 @@ impl Topics {
                         .map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
                         .collect(),
                 }),
-                Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => ended += 1,
+                Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
                 Some(Err(error)) => panic!("{topic}: {error}"),
                 None => {}
             }
@@ -341,7 +421,7 @@ impl Topics {
 
 /// Keeps the delivery report of one record.
 #[derive(Default)]
-struct Delivered(Mutex<Option<Result<i64, rdkafka::error::KafkaError>>>);
+struct Delivered(Mutex<Option<Result<i64, KafkaError>>>);
 
 impl ClientContext for Delivered {}
 

@@ -17,7 +17,7 @@ Examples:
   tidemill services order            one service: partitions, shards, commits, errors, manifest
   tidemill services --json | jq '.services[] | select(.status != \"running\")'
 
-Status: running; starting (waiting for the broker to assign partitions);
+Status: running; starting (waiting for the broker, or for it to assign partitions);
 retrying (an event failed and is tried again); blocked (a partition has stopped:
 it needs a person); paused (`tidemill resume` ends that).
 Requests, events and failures are counted since the host started.";

@@ -190,7 +190,7 @@ async fn services(State(host): State<Arc<Host>>) -> Response {
     json(&api::Services {
         services: services
             .iter()
-            .map(|service| show::summary(service))
+            .map(|service| show::summary(service, host.cluster.is_up()))
             .collect(),
     })
 }

@@ -20,7 +20,10 @@ const COUNTED: usize = 100_000;
 /// The most rows that are shown at once.
 pub(super) const MOST: u32 = 1_000;
 
-pub(super) fn summary(service: &Service) -> Summary {
+/// Why nothing is consumed at the moment, whatever the service's own status is.
+const AWAY: &str = "Kafka does not answer: it goes on by itself when Kafka is back";
+
+pub(super) fn summary(service: &Service, kafka_is_up: bool) -> Summary {
     let revision = service.current();
     let manifest = &revision.manifest;
     let consumes = !manifest.subscribe.is_empty();
@@ -31,10 +34,10 @@ pub(super) fn summary(service: &Service) -> Summary {
         description: manifest.description.clone(),
         routes: routes(manifest),
         subscribes: subscribes(manifest),
-        status: if consumes {
-            board.status().0
-        } else {
-            Status::Running
+        status: match board.status().0 {
+            _ if !consumes => Status::Running,
+            Status::Running if !kafka_is_up => Status::Starting,
+            status => status,
         },
         lag: board.lag().filter(|_| consumes),
         requests: service.metrics.responses(),
@@ -48,7 +51,9 @@ pub(super) async fn detail(host: &Host, service: &Arc<Service>) -> Detail {
     let manifest = &revision.manifest;
     let consumes = !manifest.subscribe.is_empty();
     let here = service.board().partitions();
-    let everywhere = if consumes {
+    let up = host.cluster.is_up();
+    // It would be waited for in vain.
+    let everywhere = if consumes && up {
         let (cluster, topics) = (host.cluster.clone(), subscribes(manifest));
         let (group, known) = (manifest.group().to_owned(), here.clone());
         let asked =
@@ -58,7 +63,7 @@ pub(super) async fn detail(host: &Host, service: &Arc<Service>) -> Detail {
         None
     };
     let partitions = everywhere.unwrap_or(here);
-    let mut summary = summary(service);
+    let mut summary = summary(service, up);
     if summary.status == Status::Paused {
         summary.lag = partitions.iter().map(|partition| partition.lag).sum();
     }
@@ -77,7 +82,11 @@ pub(super) async fn detail(host: &Host, service: &Arc<Service>) -> Detail {
         partitions,
         state: manifest.grants.state.then(|| state(host, service)),
         commits: service.metrics.commits(),
-        trouble: consumes.then(|| service.board().trouble_now()).flatten(),
+        trouble: match consumes {
+            true if !up => Some(AWAY.to_owned()),
+            true => service.board().trouble_now(),
+            false => None,
+        },
     }
 }
 

@@ -15,7 +15,7 @@ use super::lane::{Lane, Order, Ties};
 use super::ownership::{Ownership, Step, Unit};
 use super::rebuild::Looked;
 use super::starts::Starts;
-use super::subscription::{Changelog, Run, StartError, turned};
+use super::subscription::{Changelog, Run, Said, StartError, turned};
 use crate::follower::Held;
 use crate::kafka::{Change, Cluster, Consumer, Ends, KafkaError, Membered, Source, Trouble};
 use crate::metrics::Change as Rebalance;
@@ -144,6 +144,7 @@ impl<'a> Member<'a> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut ticks = 0u32;
+        let mut said = Said::default();
         let why = loop {
             tokio::select! {
                 trouble = self.consumer.serve(&self.run.shared.cluster) => {
@@ -229,9 +230,14 @@ impl<'a> Member<'a> {
             }
             if let Some(sources) = unanswered.take() {
                 match self.assigned(&sources).await {
-                    Ok(()) => self.run.service.board().trouble(None),
+                    Ok(()) => {
+                        self.run.service.board().trouble(None);
+                        said = Said::default();
+                    }
                     Err(error) => {
-                        tracing::warn!(event = "partitions.waiting", service = self.name(), %error, "partitions are not consumed yet, trying again");
+                        if said.is_new(&error) {
+                            tracing::warn!(event = "partitions.waiting", service = self.name(), %error, "partitions are not consumed yet, trying again");
+                        }
                         self.run.service.board().trouble(Some(error.to_string()));
                         unanswered = Some(sources);
                     }
@@ -327,6 +333,7 @@ impl<'a> Member<'a> {
         let mut deadline = tokio::time::Instant::now() + DRAIN;
         let cluster = self.leaving.then(|| self.run.shared.cluster.clone());
         let mut hopeless = std::pin::pin!(gone(cluster).fuse());
+        let mut drained = Vec::new();
         for (unit, term, mut lane) in draining {
             let ended = tokio::select! {
                 ended = tokio::time::timeout_at(deadline, &mut lane.task) => ended.is_ok(),
@@ -341,9 +348,10 @@ impl<'a> Member<'a> {
                 end(&mut lane.task).await;
             }
             self.drop_lane(&lane);
-            self.commit_last(&lane.sources).await;
+            drained.extend(lane.sources);
             self.ownership.ended(&unit, term);
         }
+        self.commit_last(&drained).await;
     }
 
     /// Nothing of a lane counts any more, and its sources are read anew.
@@ -360,10 +368,11 @@ impl<'a> Member<'a> {
     }
 
     /// What is committed here need not be run again by the next owner. Of a
-    /// transaction it is known already.
+    /// transaction it is known already; and librdkafka would wait 45 s for a
+    /// cluster that is away.
     async fn commit_last(&self, sources: &[Source]) {
         let once = self.run.delivery == tidemill_manifest::Delivery::ExactlyOnce;
-        if once || self.leaving && !self.run.shared.cluster.is_up() {
+        if once || sources.is_empty() || !self.run.shared.cluster.is_up() {
             return;
         }
         let board = self.run.service.board();

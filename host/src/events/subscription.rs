@@ -64,6 +64,20 @@ pub(super) enum StartError {
     Task(#[from] tokio::task::JoinError),
 }
 
+/// The last error that was logged of what is tried again and again: the same is
+/// not said twice.
+#[derive(Debug, Default)]
+pub(super) struct Said(Option<String>);
+
+impl Said {
+    pub(super) fn is_new(&mut self, error: &StartError) -> bool {
+        let error = error.to_string();
+        let new = self.0.as_ref() != Some(&error);
+        self.0 = Some(error);
+        new
+    }
+}
+
 /// The changelog that a service's state is kept in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Changelog {
@@ -193,8 +207,7 @@ impl Run {
         let board = self.service.board();
         let mut paused = self.service.paused();
         let mut pause = PAUSE;
-        // What is the same each time is said once.
-        let mut said = None;
+        let mut said = Said::default();
         loop {
             if *paused.borrow_and_update() {
                 board.paused(true);
@@ -210,8 +223,8 @@ impl Run {
             };
             match began {
                 Ok(member) => {
-                    said = None;
                     board.trouble(None);
+                    said = Said::default();
                     match member.run(&mut stopped, &mut paused).await {
                         End::Stopped => break,
                         End::Paused => continue,
@@ -227,18 +240,10 @@ impl Run {
                     }
                 }
                 Err(error) => {
-                    let error = Some(error.to_string());
-                    if error != said {
-                        let error = error.as_deref();
-                        tracing::warn!(
-                            event = "subscription.waiting",
-                            service,
-                            error,
-                            "nothing is consumed yet, trying again"
-                        );
+                    if said.is_new(&error) {
+                        tracing::warn!(event = "subscription.waiting", service, %error, "nothing is consumed yet, trying again");
                     }
-                    board.trouble(error.clone());
-                    said = error;
+                    board.trouble(Some(error.to_string()));
                 }
             }
             tokio::select! {

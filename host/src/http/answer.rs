@@ -270,8 +270,11 @@ async fn commit(
         Err(error) => {
             let problem = Problem::of_publishing(&error);
             trail.failed(problem.kind, &error.to_string());
-            let trace_id = trace_id().map(tracing::field::display);
-            tracing::warn!(event = "request.not-published", service = service.name(), revision = revision.short(), trace_id, outcome = problem.kind, %error, "a request's events were not published");
+            // That Kafka is away is said once, and not for each request.
+            if host.cluster.is_up() {
+                let trace_id = trace_id().map(tracing::field::display);
+                tracing::warn!(event = "request.not-published", service = service.name(), revision = revision.short(), trace_id, outcome = problem.kind, %error, "a request's events were not published");
+            }
             Err(problem)
         }
     }

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -18,10 +19,14 @@ use crate::kafka::{Batch, Cluster, Outcome, Placed, PublishError, Publisher, Tra
 const MOST: usize = 10_000;
 /// How long it is tried to publish what a request asked for.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long its client waits to hear what became of it.
-const ANSWER: Duration = Duration::from_secs(15);
+/// How much longer its client waits to hear what became of it once it was begun.
+const ANSWER: Duration = Duration::from_secs(5);
 /// How long to wait before trying again.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// Said of a request that was not begun in time, or only in transactions that
+/// were aborted.
+const TOO_LATE: &str = "Kafka did not take the transaction in time";
 
 /// Why a request's events are not all there.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,11 +46,25 @@ pub enum NotPublished {
 struct Waiting {
     messages: Vec<Message>,
     until: Instant,
+    claim: Claim,
+    /// Whether this side has the claim.
+    begun: bool,
     answer: oneshot::Sender<Result<Vec<Placed>, NotPublished>>,
+}
+
+/// A request is either begun or given up: whoever claims it first.
+#[derive(Clone, Default)]
+struct Claim(Arc<AtomicBool>);
+
+impl Claim {
+    fn take(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
 }
 
 /// Publishes for requests.
 pub struct Publishing {
+    cluster: Arc<Cluster>,
     publisher: Arc<Publisher>,
     /// None where there are no transactions: on the embedded broker.
     waiting: Option<mpsc::UnboundedSender<Waiting>>,
@@ -65,11 +84,21 @@ impl Publishing {
             tokio::spawn(transactions.run(requests));
             waiting
         });
-        Publishing { publisher, waiting }
+        Publishing {
+            cluster: cluster.clone(),
+            publisher,
+            waiting,
+        }
     }
 
-    /// Publishes a request's messages, and says where they are.
+    /// Publishes a request's messages, and says where they are. While it is known
+    /// that the cluster is away, nothing is sent and nobody waits.
     pub async fn publish(&self, messages: Vec<Message>) -> Result<Vec<Placed>, NotPublished> {
+        if !self.cluster.is_up() {
+            return Err(NotPublished::Unavailable(
+                "Kafka does not answer".to_owned(),
+            ));
+        }
         match &self.waiting {
             Some(waiting) if messages.len() > 1 => transacted(waiting, messages).await,
             _ => {
@@ -87,17 +116,28 @@ async fn transacted(
     waiting: &mpsc::UnboundedSender<Waiting>,
     messages: Vec<Message>,
 ) -> Result<Vec<Placed>, NotPublished> {
-    let (answer, answered) = oneshot::channel();
+    let (answer, mut answered) = oneshot::channel();
+    let claim = Claim::default();
+    let until = Instant::now() + PATIENCE;
     let request = Waiting {
         messages,
-        until: Instant::now() + PATIENCE,
+        until,
+        claim: claim.clone(),
+        begun: false,
         answer,
     };
     let ending = || NotPublished::Unavailable("the host is ending".to_owned());
     if waiting.send(request).is_err() {
         return Err(ending());
     }
-    match tokio::time::timeout(ANSWER, answered).await {
+    let mut said = tokio::time::timeout_at(until, &mut answered).await;
+    if said.is_err() {
+        if claim.take() {
+            return Err(NotPublished::Unavailable(TOO_LATE.to_owned()));
+        }
+        said = tokio::time::timeout(ANSWER, answered).await;
+    }
+    match said {
         Ok(Ok(answer)) => answer,
         Ok(Err(_)) => Err(ending()),
         Err(_) => Err(NotPublished::Unknown(
@@ -169,6 +209,10 @@ impl Transactions {
                     continue;
                 }
             };
+            part.retain_mut(Waiting::begin);
+            if part.is_empty() {
+                continue;
+            }
             let messages = part.iter().flat_map(|request| request.messages.clone());
             let batch = Batch {
                 messages: messages.collect(),
@@ -234,6 +278,12 @@ impl Transactions {
 }
 
 impl Waiting {
+    /// From here on it may be published. False if its client has given it up.
+    fn begin(&mut self) -> bool {
+        let begun = std::mem::replace(&mut self.begun, true);
+        begun || self.claim.take()
+    }
+
     fn answer(self, answer: Result<Vec<Placed>, NotPublished>) {
         // Its client may be gone.
         let _ = self.answer.send(answer);
@@ -248,8 +298,7 @@ fn in_time(waiting: VecDeque<Waiting>) -> VecDeque<Waiting> {
         if request.until > now {
             left.push_back(request);
         } else {
-            let cause = "Kafka did not take the transaction in time".to_owned();
-            request.answer(Err(NotPublished::Unavailable(cause)));
+            request.answer(Err(NotPublished::Unavailable(TOO_LATE.to_owned())));
         }
     }
     left
@@ -299,6 +348,8 @@ mod tests {
         let request = Waiting {
             messages: vec![message; messages],
             until: Instant::now() + PATIENCE,
+            claim: Claim::default(),
+            begun: false,
             answer,
         };
         (request, answered)

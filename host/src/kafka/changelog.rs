@@ -52,6 +52,9 @@ impl ChangelogReader {
             ("fetch.queue.backoff.ms", "10"),
             ("queued.max.messages.kbytes", "32768"),
             ("topic.metadata.refresh.interval.ms", "30000"),
+            // It is read as a queue, past the crate's callbacks, and what it says of
+            // lost connections would go to standard error as it is. Others say it.
+            ("log_level", "0"),
         ];
         let consumer: Arc<BaseConsumer<Quiet>> = cluster
             .client("tidemill-changelogs", &own, cluster.quiet())

@@ -145,7 +145,8 @@ impl ClientContext for Quiet {
 impl ConsumerContext for Quiet {}
 
 impl Quiet {
-    /// An error of a client as a whole. librdkafka goes on trying by itself.
+    /// An error of a client as a whole: noted, and a reason to ask if no broker is
+    /// left. librdkafka goes on trying by itself.
     pub(super) fn client_error(&self, error: &rdkafka::error::KafkaError, reason: &str) {
         tracing::debug!(target: "librdkafka", %error, "{reason}");
         self.health.hear(error.rdkafka_error_code(), reason);
@@ -190,6 +191,17 @@ pub struct Cluster {
 /// How long an answer about metadata is waited for.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
+/// How long a sign of life is waited for from one broker, then from another.
+const SIGN: Duration = Duration::from_secs(3);
+/// The same when all connections of a client have just broken. A new one takes
+/// a fraction of it, if there is anybody.
+const SIGN_IN_DOUBT: Duration = Duration::from_secs(2);
+/// After this time without an answer the asker takes its connection for dead: as
+/// long as it were kept, nobody else would be asked.
+const ASKER_TIMEOUT_MS: &str = "3000";
+/// The same for all other clients. librdkafka would wait for a minute.
+const TIMEOUT_MS: &str = "10000";
+
 impl Cluster {
     /// Starts the embedded broker, or gets ready to use a real one. A real one
     /// need not answer yet.
@@ -209,7 +221,10 @@ impl Cluster {
             Brokers::Servers(servers) => (None, servers.clone()),
         };
         let health = Arc::new(Health::default());
-        let own = [("isolation.level", "read_uncommitted")];
+        let own = [
+            ("isolation.level", "read_uncommitted"),
+            ("socket.timeout.ms", ASKER_TIMEOUT_MS),
+        ];
         let asker: BaseConsumer<Quiet> = base(&servers, &properties, "tidemill", &own)
             .create_with_context(Quiet {
                 health: health.clone(),
@@ -307,12 +322,23 @@ impl Cluster {
         }
     }
 
+    /// Waits until there is a reason to ask before it is time to.
+    pub async fn doubted(&self) {
+        self.health.doubted().await;
+    }
+
     /// Asks the cluster for its id and so whether it answers. Blocks for some
-    /// seconds at most.
-    pub fn ask(&self) -> Result<String, KafkaError> {
+    /// seconds at most; less `in_doubt`.
+    pub fn ask(&self, in_doubt: bool) -> Result<String, KafkaError> {
         // A topic that cannot exist keeps the answer small; this client does
         // not create what it asks for.
-        let answer = self.asker.fetch_metadata(Some("__tidemill_ping"), ANSWER);
+        let ping = |patience| self.asker.fetch_metadata(Some("__tidemill_ping"), patience);
+        let answer = match in_doubt {
+            true => ping(SIGN_IN_DOUBT),
+            // The first may have gone to a broker that is silent, of several.
+            false => ping(SIGN).or_else(|_| ping(SIGN)),
+        };
+        self.drain();
         self.health.set(answer.is_ok());
         answer.map_err(|error| self.unreachable(&error))?;
         self.asker
@@ -322,6 +348,14 @@ impl Cluster {
                 servers: self.servers.clone(),
                 cause: "it did not tell its cluster id".to_owned(),
             })
+    }
+
+    /// Takes in what the asker has to say. It consumes nothing, so nobody polls
+    /// it, and its log lines would pile up while the cluster is away.
+    fn drain(&self) {
+        for _ in 0..100 {
+            let _ = self.asker.poll(Duration::ZERO);
+        }
     }
 
     pub(super) fn unreachable(&self, error: &rdkafka::error::KafkaError) -> KafkaError {
@@ -392,6 +426,8 @@ fn base(
         // What a transaction and a retry wait for; 100 by default.
         .set("retry.backoff.ms", "5")
         .set("reconnect.backoff.max.ms", "1000")
+        .set("socket.timeout.ms", TIMEOUT_MS)
+        .set("socket.connection.setup.timeout.ms", TIMEOUT_MS)
         .set("socket.keepalive.enable", "true")
         .set("allow.auto.create.topics", "false")
         .set_log_level(RDKafkaLogLevel::Info);
@@ -406,6 +442,10 @@ fn base(
     }
     for (name, value) in properties {
         config.set(name, value);
+    }
+    // The crate sets the level by a call of its own, over the property.
+    if config.get("log_level") == Some("0") {
+        config.set_log_level(RDKafkaLogLevel::Emerg);
     }
     config
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use rdkafka::error::RDKafkaErrorCode;
+use tokio::sync::Notify;
 
 /// Whether the cluster answers.
 #[derive(Debug, Default)]
@@ -18,6 +19,8 @@ pub(super) struct Health {
     met: AtomicBool,
     /// Nobody wants to know any more.
     ending: AtomicBool,
+    /// A client has lost all brokers that it knew.
+    doubt: Notify,
     denial: Mutex<Option<Denial>>,
     /// Errors of clients, by librdkafka's name.
     errors: Mutex<BTreeMap<String, u64>>,
@@ -54,7 +57,11 @@ impl Health {
             *self.denial.lock() = None;
             tracing::info!(event = "kafka.up", "Kafka answers");
         } else if self.denial().is_none() {
-            tracing::warn!(event = "kafka.down", "Kafka does not answer");
+            tracing::warn!(
+                event = "kafka.down",
+                "Kafka does not answer: events wait, what requests publish is refused, state is \
+                 read from this host's disk"
+            );
         }
     }
 
@@ -65,7 +72,7 @@ impl Health {
             *errors.entry(format!("{code:?}")).or_default() += 1;
         }
         if code == Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.set(false);
+            self.doubt();
         }
         let mut cause = code.and_then(|code| Cause::of(code, reason));
         // A broker that goes down hangs up as well, but not on a stranger.
@@ -75,6 +82,19 @@ impl Health {
         if let Some(cause) = cause {
             self.deny(cause, reason);
         }
+    }
+
+    /// One client's lost connections may mean that they were closed, and not that
+    /// the cluster is gone: that is for the one who asks to find out, at once.
+    fn doubt(&self) {
+        if self.is_up() {
+            self.doubt.notify_one();
+        }
+    }
+
+    /// Waits until somebody doubts that the cluster answers.
+    pub(super) async fn doubted(&self) {
+        self.doubt.notified().await;
     }
 
     /// There is no connection for this cause.

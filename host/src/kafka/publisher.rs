@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use super::cluster::{Cluster, KafkaError, Quiet};
 use super::properties;
+use super::raw::is_nowhere;
 use crate::effects::Message;
 
 /// Why an event was not published, or may not have been.
@@ -28,7 +29,7 @@ pub enum PublishError {
         /// The broker's words.
         cause: String,
     },
-    /// It never left this host.
+    /// It never left this host, or no broker has kept it.
     #[error("nothing was published: {cause}")]
     NotSent {
         /// Why.
@@ -130,8 +131,9 @@ impl Publisher {
     }
 }
 
-/// What is known of a message whose delivery failed.
-pub(super) fn classify(topic: &str, error: &RdKafkaError, before_sending: bool) -> PublishError {
+/// What is known of a message whose delivery failed; `nowhere` if no broker can
+/// have it.
+pub(super) fn classify(topic: &str, error: &RdKafkaError, nowhere: bool) -> PublishError {
     use RDKafkaErrorCode as Code;
 
     let cause = error
@@ -152,7 +154,7 @@ pub(super) fn classify(topic: &str, error: &RdKafkaError, before_sending: bool) 
             topic: topic.to_owned(),
             cause,
         },
-        _ if before_sending => PublishError::NotSent { cause },
+        _ if nowhere => PublishError::NotSent { cause },
         _ => PublishError::Unknown {
             topic: topic.to_owned(),
             cause,
@@ -288,7 +290,8 @@ impl ProducerContext for Context {
         match result {
             Ok(message) => receipt.placed(place, Placed::of(message)),
             Err((error, message)) => {
-                receipt.failed(place, classify(message.topic(), error, false));
+                let error = classify(message.topic(), error, is_nowhere(message));
+                receipt.failed(place, error);
             }
         }
     }

@@ -6,11 +6,14 @@ use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError as RdKafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::cluster::{ANSWER, Cluster, KafkaError, Quiet};
 use super::consumer::Source;
+
+/// How long a topic may take to be made, and then to be seen.
+const MADE: Duration = Duration::from_secs(15);
 
 impl Cluster {
     /// The partition counts of these topics; none for those that do not exist.
@@ -180,15 +183,20 @@ impl Cluster {
         for (name, value) in config {
             new = new.set(name, value);
         }
-        let options = AdminOptions::new().operation_timeout(Some(ANSWER));
+        let options = AdminOptions::new()
+            .operation_timeout(Some(MADE))
+            .request_timeout(Some(MADE));
         let results = tokio::runtime::Handle::current()
             .block_on(admin.create_topics([&new], &options))
-            .map_err(|error| refused(error.to_string()))?;
+            .map_err(|error| self.unreachable(&error))?;
         let mut new = true;
         for result in results {
             match result {
                 Ok(_) => {}
                 Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => new = false,
+                Err((_, code @ RDKafkaErrorCode::RequestTimedOut)) => {
+                    return Err(self.unreachable(&RdKafkaError::AdminOp(code)));
+                }
                 Err((_, code)) => return Err(refused(code.to_string())),
             }
         }
@@ -197,12 +205,12 @@ impl Cluster {
 
     /// A topic that was just made is not known to every broker at once.
     fn wait_for(&self, topic: &str) -> Result<(), KafkaError> {
-        let deadline = Instant::now() + ANSWER;
+        let deadline = Instant::now() + MADE;
         while self.partitions_of(topic)?.is_none() {
             if Instant::now() > deadline {
-                return Err(KafkaError::TopicRefused {
-                    topic: topic.to_owned(),
-                    cause: "the broker made it, but does not list it".to_owned(),
+                return Err(KafkaError::Unreachable {
+                    servers: self.servers().to_owned(),
+                    cause: format!("it made the topic {topic:?}, and does not list it"),
                 });
             }
             std::thread::sleep(Duration::from_millis(20));

@@ -19,7 +19,7 @@ use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, I
 
 use tidemill_cli::api::Commits;
 
-pub(crate) use connections::{Closed, ConnectionMetrics, Open};
+pub(crate) use connections::{Closed, ConnectionMetrics};
 use families::Families;
 pub use page::Now;
 use page::Page;

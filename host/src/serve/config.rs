@@ -23,7 +23,7 @@ The embedded broker is in memory and at-least-once: for trying things out.
 A configuration file has the flags' names as keys, and librdkafka's properties:
   kafka = \"broker1:9092\"
   [kafka-properties]
-  \"socket.timeout.ms\" = \"30000\"")]
+  \"client.rack\" = \"eu-west-1a\"")]
 pub struct Args {
     /// Where services answer [default: 127.0.0.1:8080]
     #[arg(long, env = "TIDEMILL_HTTP", value_name = "ADDR")]

@@ -75,6 +75,8 @@ pub(crate) enum ServeError {
 
 /// How long the admin API may take to answer at the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// How long to wait before asking again for what needs Kafka.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Open files that are asked for: connections, the store, Kafka.
 const FILES: u64 = 65_536;
@@ -173,15 +175,18 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     ));
     // To the end: that Kafka is gone shortens it.
     let mut watched = tokio::spawn(watch_cluster(host.clone(), id));
-    for file in &config.deploy {
-        deploy(&host, file).await?;
-    }
-    host.started();
-    banner::print(&config, &addresses, &host);
-
+    let begun = async {
+        for file in &config.deploy {
+            deploy(&host, file).await?;
+        }
+        host.started();
+        banner::print(&config, &addresses, &host);
+        std::future::pending().await
+    };
     let ended = tokio::select! {
         _ = stop.wait_for(|stop| *stop) => Ok(()),
         error = &mut watched => Err(error?),
+        not_begun = begun => return not_begun,
     };
     tracing::info!(
         event = "host.stopping",
@@ -286,8 +291,7 @@ fn stop_signals() -> Result<watch::Receiver<bool>, ServeError> {
 }
 
 /// The id of the cluster, which the state on disk is kept by. If Kafka does not
-/// answer, it is the one that answered there last time; if none ever did, it is
-/// waited for. None if the host is told to stop meanwhile.
+/// answer, it is the one that answered there last time; none if none ever did.
 async fn cluster_id(
     cluster: &Arc<Cluster>,
     library: &Library,
@@ -296,12 +300,12 @@ async fn cluster_id(
     const EMBEDDED: &str = "embedded";
     if cluster.is_embedded() {
         library.forget_state(EMBEDDED)?;
-        ask(cluster).await?;
+        ask(cluster, false).await?;
         return Ok(Some(EMBEDDED.to_owned()));
     }
     let mut said = false;
     loop {
-        match ask(cluster).await {
+        match ask(cluster, false).await {
             Ok(id) => {
                 library.keep_cluster(cluster.servers(), &id)?;
                 return Ok(Some(id));
@@ -319,24 +323,27 @@ async fn cluster_id(
             },
         }
         tokio::select! {
-            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            () = tokio::time::sleep(AGAIN) => {}
             _ = stop.wait_for(|stop| *stop) => return Ok(None),
         }
     }
 }
 
-async fn ask(cluster: &Arc<Cluster>) -> Result<String, ServeError> {
+async fn ask(cluster: &Arc<Cluster>, in_doubt: bool) -> Result<String, ServeError> {
     let cluster = cluster.clone();
-    Ok(tokio::task::spawn_blocking(move || cluster.ask()).await??)
+    Ok(tokio::task::spawn_blocking(move || cluster.ask(in_doubt)).await??)
 }
 
-/// Asks now and then whether Kafka answers. Returns only if another cluster
-/// does.
+/// Asks now and then whether Kafka answers, and at once when that is in doubt.
+/// Returns only if another cluster does.
 async fn watch_cluster(host: Arc<Host>, then: String) -> ServeError {
     const PERIOD: Duration = Duration::from_secs(2);
     loop {
-        tokio::time::sleep(PERIOD).await;
-        let answered = ask(&host.cluster).await;
+        let in_doubt = tokio::select! {
+            () = tokio::time::sleep(PERIOD) => false,
+            () = host.cluster.doubted() => true,
+        };
+        let answered = ask(&host.cluster, in_doubt).await;
         match answered {
             Ok(now) if now != then && !host.cluster.is_embedded() => {
                 return ServeError::ClusterChanged {
@@ -350,10 +357,24 @@ async fn watch_cluster(host: Arc<Host>, then: String) -> ServeError {
     }
 }
 
+/// Deploys what the host was started with; if Kafka is away, as soon as it is not.
 async fn deploy(host: &Arc<Host>, file: &PathBuf) -> Result<(), ServeError> {
     let component = tokio::fs::read(file).await;
     let component = component.map_err(|cause| ServeError::Component(file.clone(), cause))?;
-    let deployed = host.deploy(component).await;
-    deployed.map_err(|cause| ServeError::Deploy(file.clone(), cause))?;
-    Ok(())
+    let mut said = false;
+    loop {
+        match host.deploy(component.clone()).await {
+            Ok(_) => return Ok(()),
+            Err(DeployError::Kafka(
+                error @ (KafkaError::Unreachable { .. } | KafkaError::Denied { .. }),
+            )) => {
+                if !said {
+                    tracing::warn!(?file, %error, "it is deployed when Kafka answers");
+                    said = true;
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+            Err(cause) => return Err(ServeError::Deploy(file.clone(), cause)),
+        }
+    }
 }

@@ -8,11 +8,11 @@
 
 mod access;
 mod admin;
-mod broker;
 mod cli;
 mod components;
 mod dead_letters;
 mod deploys;
+mod documentation;
 mod events;
 mod exactly_once;
 mod harness;
@@ -29,6 +29,7 @@ mod seeds;
 mod shutdown;
 mod soak;
 mod tracing;
+mod trouble;
 
 use tidemill_tests::{Component, Host, Manifest, unique};
 

@@ -12,17 +12,22 @@ use serde_json::Value;
 use tidemill_tests::{Counting, Host, eventually};
 
 /// Whether the long form is run.
-fn long() -> bool {
+pub(crate) fn long() -> bool {
     std::env::var("TIDEMILL_CHAOS").is_ok_and(|form| form == "long")
 }
 
 /// The partitions of what a host says of a service.
-fn partitions(service: &Value) -> &[Value] {
+pub(crate) fn partitions(service: &Value) -> &[Value] {
     service["partitions"].as_array().unwrap()
 }
 
 /// Waits until what a host says of a service is so.
-fn shows(counting: &Counting, host: &Host, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+pub(crate) fn shows(
+    counting: &Counting,
+    host: &Host,
+    what: &str,
+    is: impl Fn(&Value) -> bool,
+) -> Value {
     eventually(what, || {
         let service = host.service(&counting.name);
         if is(&service) {

@@ -1,0 +1,97 @@
+//! A broker's answer to a `Produce` request that it does not do, made from the
+//! request: each partition that is in it gets the same error.
+//!
+//! Versions 9 to 12, as <https://kafka.apache.org/protocol> has them; librdkafka
+//! speaks one of them with brokers of today.
+
+/// Reads a request.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> &'a [u8] {
+        let (taken, left) = self.0.split_at(count);
+        self.0 = left;
+        taken
+    }
+
+    fn number(&mut self) -> i16 {
+        let bytes = self.take(2);
+        i16::from_be_bytes([bytes[0], bytes[1]])
+    }
+
+    fn varint(&mut self) -> usize {
+        let (mut value, mut shift) = (0, 0);
+        loop {
+            let byte = self.take(1)[0];
+            value |= usize::from(byte & 0x7f) << shift;
+            shift += 7;
+            if byte & 0x80 == 0 {
+                return value;
+            }
+        }
+    }
+
+    /// What has its length before it, one more than it is; empty where it is null.
+    fn compact(&mut self) -> &'a [u8] {
+        let length = self.varint();
+        self.take(length.saturating_sub(1))
+    }
+
+    fn tags(&mut self) {
+        for _ in 0..self.varint() {
+            let _tag = self.varint();
+            let length = self.varint();
+            self.take(length);
+        }
+    }
+}
+
+/// The answer, with its length before it, to a request without its own.
+///
+/// # Panics
+/// If it is no request that is known here.
+pub(crate) fn refusal(request: &[u8], code: i16) -> Vec<u8> {
+    let mut request = Reader(request);
+    let (_key, version) = (request.number(), request.number());
+    assert!((9..=12).contains(&version), "Produce v{version}");
+    let mut answer = request.take(4).to_vec();
+    answer.push(0);
+    let client = request.number();
+    request.take(usize::try_from(client).unwrap_or(0));
+    request.tags();
+    let _transactional_id = request.compact();
+    let _acks_and_timeout = request.take(6);
+    let topics = request.varint();
+    varint(&mut answer, topics);
+    for _ in 1..topics {
+        let name = request.compact();
+        varint(&mut answer, name.len() + 1);
+        answer.extend(name);
+        let partitions = request.varint();
+        varint(&mut answer, partitions);
+        for _ in 1..partitions {
+            answer.extend(request.take(4));
+            let _records = request.compact();
+            request.tags();
+            answer.extend(code.to_be_bytes());
+            // Base offset, time of append, first offset: none.
+            answer.extend([0xff; 24]);
+            // No errors of single records, no message, no tags.
+            answer.extend([1, 0, 0]);
+        }
+        request.tags();
+        answer.push(0);
+    }
+    // Not throttled, no tags.
+    answer.extend([0; 5]);
+    let length = u32::try_from(answer.len()).unwrap().to_be_bytes();
+    [&length[..], &answer].concat()
+}
+
+fn varint(to: &mut Vec<u8>, mut value: usize) {
+    while value >= 0x80 {
+        to.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    to.push(value as u8);
+}
