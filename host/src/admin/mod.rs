@@ -260,7 +260,9 @@ fn deploy_refused(error: &DeployError) -> Response {
     };
     match error {
         // What it quotes may be a secret, and is for who deploys.
-        DeployError::Manifest(_) => tracing::warn!("deploy refused: {title}"),
+        DeployError::Manifest(_) => {
+            tracing::warn!(event = "deploy.refused", error = title, "deploy refused");
+        }
         _ => tracing::warn!(event = "deploy.refused", %error, "deploy refused"),
     }
     refuse(status, kind, title, error.to_string())

@@ -22,6 +22,8 @@ pub(super) struct Health {
     /// A client has lost all brokers that it knew.
     doubt: Notify,
     denial: Mutex<Option<Denial>>,
+    /// Causes that were told since it answered last: some alternate.
+    told: Mutex<Vec<Cause>>,
     /// Errors of clients, by librdkafka's name.
     errors: Mutex<BTreeMap<String, u64>>,
 }
@@ -55,6 +57,7 @@ impl Health {
         if up {
             self.met.store(true, Ordering::Relaxed);
             *self.denial.lock() = None;
+            self.told.lock().clear();
             tracing::info!(event = "kafka.up", "Kafka answers");
         } else if self.denial().is_none() {
             tracing::warn!(
@@ -103,9 +106,13 @@ impl Health {
         let reason = reason.split(" (after ").next().unwrap_or(reason);
         let reason = reason.to_owned();
         let denial = Denial { cause, reason };
-        let before = self.denial.lock().replace(denial.clone());
-        // Addresses in the reason differ.
-        let told = before.is_some_and(|before| before.cause == cause);
+        *self.denial.lock() = Some(denial.clone());
+        let mut causes = self.told.lock();
+        let told = causes.contains(&cause);
+        if !told {
+            causes.push(cause);
+        }
+        drop(causes);
         if !told && !self.ending.load(Ordering::Relaxed) {
             tracing::warn!(event = "kafka.denied", "no connection to Kafka: {denial}");
         }

@@ -369,7 +369,7 @@ async fn deploy(host: &Arc<Host>, file: &PathBuf) -> Result<(), ServeError> {
                 error @ (KafkaError::Unreachable { .. } | KafkaError::Denied { .. }),
             )) => {
                 if !said {
-                    tracing::warn!(?file, %error, "it is deployed when Kafka answers");
+                    tracing::warn!(event = "deploy.waiting", ?file, %error, "it is deployed when Kafka answers");
                     said = true;
                 }
                 tokio::time::sleep(AGAIN).await;

@@ -66,8 +66,14 @@ impl Guarded {
                 false => Err(service),
             }
         });
-        let (ok, shown, error) = self.host.cli(&["services", name]);
-        assert!(ok && shown.contains(what), "{shown}{error}");
+        // It comes and goes while the host tries.
+        eventually("the command shows it", || {
+            let (ok, shown, error) = self.host.cli(&["services", name]);
+            match ok && shown.contains(what) {
+                true => Ok(()),
+                false => Err(shown + &error),
+            }
+        });
     }
 
     /// Allows it again, and holds that everything goes on by itself.

@@ -95,7 +95,8 @@ fn a_deploy_says_what_it_did() {
         .map(|topic| topic.as_str().unwrap())
         .collect();
     created.sort_unstable();
-    assert_eq!(created, [name.as_str(), out.as_str()]);
+    let dead_letters = format!("{name}.dead-letter");
+    assert_eq!(created, [name.as_str(), &dead_letters, out.as_str()]);
     assert!(kafka.topics().partitions(&name) > 0);
     assert!(kafka.topics().partitions(&out) > 0);
 

@@ -68,11 +68,9 @@ impl Soak {
         let (kafka, proxy) = Kafka::proxied();
         let counting = Counting::on(&kafka, "soak", 4)
             .with(|manifest| manifest.setting("reject", REJECTED).retry("attempts", "2"));
-        let mut misbehave = Manifest::new(&unique("misbehave"))
+        let misbehave = Manifest::new(&unique("misbehave"))
             .limit("time", "\"100ms\"")
             .limit("memory", "\"8 MiB\"");
-        misbehave.topics = vec![];
-        misbehave.state = false;
         let host = Host::builder()
             .broker(proxy.address())
             .deploy([counting.component(), Component::misbehave(&misbehave)])
