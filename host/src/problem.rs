@@ -67,8 +67,8 @@ impl Problem {
             StatusCode::SERVICE_UNAVAILABLE,
             "starting",
             "Service Unavailable",
-            "The host has just been started, and Kafka does not answer it yet. GET /readyz on its \
-             admin listener says why.",
+            "The host has just been started, and Kafka does not answer it yet. Nothing was \
+             published. GET /readyz on its admin listener says why.",
         )
         .again_after(5)
     }
