@@ -7,7 +7,7 @@
 //! (`Connection: close`), for which a connection is kept open a while.
 //!
 //! docs/http.md lists the bounds. Those that hyper lacks for HTTP/2 are in
-//! [`streams`](super::streams).
+//! `streams`.
 
 use std::convert::Infallible;
 use std::future::Future;
