@@ -1,10 +1,11 @@
 //! Whose turn it is: calls that have run for longer than a slice share all cores
 //! but one, and are kept off the threads that serve.
 //!
-//! A long call runs only while it has a turn. It gives it up at the end of each
-//! slice, and whenever it waits for something, and runs on a thread of its own. Turns go round the services that
-//! want one, however many calls of each want it, so that a service that loops in
-//! all its slots slows another one's long calls as one call would.
+//! A long call runs on a thread of its own, and only while it has a turn. It gives
+//! it up at the end of each slice, and whenever it waits for something. Turns go
+//! round the services that want one, however many calls of each want it, so that a
+//! service that loops in all its slots slows another one's long calls as one call
+//! would.
 
 use std::collections::VecDeque;
 use std::future::Future;
