@@ -156,7 +156,7 @@ impl Component {
                 book: books().book(&manifest.name),
             },
             manifest,
-            memory: ServiceMemory::new(total, runtime.memory.clone(), pool.clone()),
+            memory: ServiceMemory::new(total, runtime.memory.clone(), &pool),
             turns: runtime.turns.clone(),
             pool,
             imported,

@@ -87,16 +87,18 @@ impl HostMemory {
 pub(super) struct ServiceMemory {
     budget: Budget,
     host: Arc<HostMemory>,
-    pool: Arc<Pool>,
+    /// Not held: its idle instances hold this, and would keep each other for ever
+    /// when their revision is gone.
+    pool: Weak<Pool>,
 }
 
 impl ServiceMemory {
-    pub(super) fn new(limit: u64, host: Arc<HostMemory>, pool: Arc<Pool>) -> Arc<ServiceMemory> {
-        host.join(&pool);
+    pub(super) fn new(limit: u64, host: Arc<HostMemory>, pool: &Arc<Pool>) -> Arc<ServiceMemory> {
+        host.join(pool);
         Arc::new(ServiceMemory {
             budget: Budget::new(limit),
             host,
-            pool,
+            pool: Arc::downgrade(pool),
         })
     }
 
@@ -110,7 +112,8 @@ impl ServiceMemory {
 
     fn take(&self, bytes: u64) -> Result<(), Limit> {
         while !self.budget.take(bytes) {
-            if !self.pool.give_up() {
+            let pool = self.pool.upgrade();
+            if !pool.is_some_and(|pool| pool.give_up()) {
                 return Err(Limit::MemoryTotal);
             }
         }
@@ -239,7 +242,7 @@ mod tests {
     use super::*;
 
     fn service(limit: u64, host: &Arc<HostMemory>) -> Arc<ServiceMemory> {
-        ServiceMemory::new(limit, host.clone(), Arc::default())
+        ServiceMemory::new(limit, host.clone(), &Arc::default())
     }
 
     #[test]

@@ -180,3 +180,30 @@ fn fifty_services_on_one_host_each_answer_for_themselves() {
         assert_eq!((reply.status, reply.text()), (200, name.as_str()));
     }
 }
+
+#[test]
+fn a_revision_that_was_replaced_is_let_go_with_its_instances() {
+    let name = unique("let-go");
+    let manifest = Manifest::new(&name);
+    let mut host = Host::embedded([Component::misbehave(&manifest)]);
+    let process = host.process().id();
+    // A compiled component is a mapped file for as long as it is there.
+    let mapped = || {
+        let files = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+        let files = files
+            .flatten()
+            .filter_map(|file| std::fs::read_link(file.path()).ok());
+        let compiled = |file: &std::path::PathBuf| file.to_string_lossy().contains(".cwasm");
+        files.filter(compiled).count()
+    };
+    for revision in 0..5 {
+        let manifest = manifest.clone().setting("revision", &revision.to_string());
+        host.deploy(&Component::misbehave(&manifest));
+        let reply = host.http().get(&format!("/{name}/ok"));
+        assert_eq!(reply.status, 200, "{reply:?}");
+    }
+    eventually("one revision is left", || match mapped() {
+        1 => Ok(()),
+        more => Err(more),
+    });
+}
