@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tidemill_tests::{Client, Component, Host, Kafka, Manifest, seed, unique};
+use tidemill_tests::{Client, Component, Host, Kafka, Manifest, eventually, seed, unique};
 
 use crate::Pair;
 
