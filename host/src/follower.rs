@@ -138,7 +138,9 @@ struct Copy {
     next: i64,
     /// The end at which everything had been read; none after a further record.
     end: Option<i64>,
-    /// Whether it has come to an end since the host started.
+    /// The high watermark when reading began: what there was then.
+    target: Option<i64>,
+    /// Whether it has come to that since the host started.
     caught_up: bool,
     /// Its owner is on this host.
     owned: bool,
@@ -239,6 +241,7 @@ impl Work {
                 closed_at: 0,
                 next: 0,
                 end: None,
+                target: None,
                 caught_up: false,
                 owned: false,
                 wanted: None,
@@ -304,9 +307,10 @@ impl Work {
         });
         for source in touched {
             if let Some(end) = self.reader.known_end(&source)
-                && let Some(copy) = self.copies.get(&source)
+                && let Some(copy) = self.copies.get_mut(&source)
             {
                 copy.tables.set_end(copy.shard, end);
+                copy.target.get_or_insert(end);
             }
             self.apply(&source);
             self.hand_over(&source);
@@ -350,7 +354,8 @@ impl Work {
         }
         copy.closed = 0;
         copy.closed_at = 0;
-        if copy.end.is_some() && !copy.caught_up {
+        // What may be read can end before what is there: at an open transaction.
+        if copy.target.is_some_and(|target| checkpoint >= target) && !copy.caught_up {
             copy.caught_up = true;
             let tables = copy.tables.clone();
             self.completed(&tables);
@@ -470,6 +475,7 @@ impl Copy {
         self.closed_at = 0;
         self.position = None;
         self.end = None;
+        self.target = None;
         self.next = self.tables.checkpoint(self.shard).unwrap_or(0);
     }
 
