@@ -126,9 +126,13 @@ fn router(host: Arc<Host>, access: Arc<Access>, patience: Duration) -> Router {
             get(operate::offsets).post(operate::reset),
         )
         .route("/metrics", get(metrics))
+        .method_not_allowed_fallback(no_such_method)
         .layer(from_fn_with_state(other, body::read));
     Router::new()
-        .route("/v1/services", get(services).merge(deploying))
+        .route(
+            "/v1/services",
+            get(services).fallback(no_such_method).merge(deploying),
+        )
         .merge(others)
         .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(access, guard::check))
@@ -143,15 +147,16 @@ fn router(host: Arc<Host>, access: Arc<Access>, patience: Duration) -> Router {
                 "The admin API has no such resource. Services are on the public listener.",
             )
         })
-        .method_not_allowed_fallback(|| async {
-            refuse(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method",
-                "Method Not Allowed",
-                "This resource does not know that method.",
-            )
-        })
         .with_state(host)
+}
+
+async fn no_such_method() -> Response {
+    refuse(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method",
+        "Method Not Allowed",
+        "This resource does not know that method.",
+    )
 }
 
 fn refuse(
