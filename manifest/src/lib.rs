@@ -15,10 +15,12 @@ mod parse;
 mod rules;
 mod secrets;
 mod section;
+mod smoke;
 mod subscribe;
+mod trial;
 mod units;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -26,7 +28,7 @@ pub use error::{ManifestError, Problem};
 pub use rules::{RESERVED_PATHS, check_name, check_topic};
 pub use secrets::without_secrets;
 pub use section::{SECTION, SectionError, embed, embedded, is_component};
-pub use units::size as parse_size;
+pub use units::{Percent, size as parse_size};
 
 /// The largest manifest that is read, in bytes.
 pub const MAX_SIZE: usize = 256 * 1024;
@@ -50,6 +52,10 @@ pub struct Manifest {
     pub grants: Grants,
     /// How much it may use.
     pub limits: Limits,
+    /// When a new revision goes back by itself.
+    pub trial: Trial,
+    /// What a new revision has to pass before it is live, in this order.
+    pub smoke: Vec<Smoke>,
     /// What it reads through `wasi:config/store`.
     pub settings: BTreeMap<String, String>,
 }
@@ -111,6 +117,16 @@ pub struct Route {
     pub host: Option<String>,
     /// Begins with `/`, and ends with one only if it is `/`.
     pub prefix: String,
+}
+
+impl Route {
+    /// Whether a path, without its query, is this prefix or below it.
+    #[must_use]
+    pub fn is_above(&self, path: &str) -> bool {
+        let prefix = self.prefix.trim_end_matches('/');
+        path.strip_prefix(prefix)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
 }
 
 /// As a manifest writes it: `/orders` or `api.example.com/orders`.
@@ -294,6 +310,102 @@ impl Default for Limits {
             event: 999_000,
             effects: 10_000,
             effects_size: 16 << 20,
+        }
+    }
+}
+
+/// `[trial]`: for how long a new revision is watched, and when it goes back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trial {
+    /// From when it is live on; zero is no trial.
+    pub time: Duration,
+    /// The share of its invocations that fail from which it goes back.
+    pub failures: Percent,
+    /// Invocations that have to be there before the share means anything.
+    pub calls: u32,
+}
+
+impl Default for Trial {
+    fn default() -> Self {
+        Self {
+            time: Duration::from_secs(60),
+            failures: Percent::HALF,
+            calls: 10,
+        }
+    }
+}
+
+/// `[[smoke]]`: an invocation that a new revision has to pass before it is live.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Smoke {
+    /// What the handler is called with.
+    pub call: SmokeCall,
+    /// How many events it has to publish; none: any number.
+    pub publishes: Option<u32>,
+    /// The topics that it has to publish to, all of them and no other; none: any
+    /// that are granted.
+    pub to: Option<BTreeSet<String>>,
+}
+
+/// What a smoke invocation calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SmokeCall {
+    /// The HTTP handler.
+    Request(SmokeRequest),
+    /// The event handler.
+    Event(SmokeEvent),
+}
+
+/// A request, and the response that it has to get.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SmokeRequest {
+    /// Upper case.
+    pub method: String,
+    /// The host name, if the manifest gives one. One of the service's routes is
+    /// above it and the target.
+    pub host: Option<String>,
+    /// Path and query.
+    pub target: String,
+    /// Header fields, names in lower case.
+    pub headers: BTreeMap<String, String>,
+    /// The body; empty if the manifest gives none.
+    pub body: String,
+    /// The status that it has to get; none: any of 200 to 299.
+    pub status: Option<u16>,
+    /// What the response's body has to have in it.
+    pub contains: Option<String>,
+}
+
+/// An event, and what its handler has to do with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SmokeEvent {
+    /// A topic that the service subscribes to.
+    pub topic: String,
+    /// The key, if any.
+    pub key: Option<String>,
+    /// The value; none is a tombstone.
+    pub value: Option<String>,
+    /// Record headers.
+    pub headers: BTreeMap<String, String>,
+    /// How many rows of state it has to write; none: any number.
+    pub rows: Option<u32>,
+}
+
+/// As a manifest would say it, in a line: `GET /orders`, `event of user_topic`.
+impl fmt::Display for SmokeCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Request(request) => {
+                let host = request.host.as_deref().unwrap_or_default();
+                write!(f, "{} {host}{}", request.method, request.target)
+            }
+            Self::Event(event) => {
+                write!(f, "event of {}", event.topic)?;
+                match &event.key {
+                    Some(key) => write!(f, ", key {key:?}"),
+                    None => Ok(()),
+                }
+            }
         }
     }
 }

@@ -214,7 +214,7 @@ impl Reader<'_> {
         }
     }
 
-    fn beyond(
+    pub(crate) fn beyond(
         &mut self,
         path: &str,
         value: impl Display,

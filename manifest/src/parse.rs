@@ -8,6 +8,7 @@ use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
 use crate::rules::{self, Fault};
+use crate::smoke::Known;
 use crate::{Delivery, Grants, Http, MAX_SIZE, Manifest, ManifestError, Problem, Route};
 
 pub(crate) type Span = Range<usize>;
@@ -17,7 +18,7 @@ pub(crate) type Value<'t> = Spanned<DeValue<'t>>;
 const MOST: usize = 100;
 
 /// Every key there is, by the table it belongs in; `""` is the top level.
-const KEYS: [(&str, &[&str]); 6] = [
+const KEYS: [(&str, &[&str]); 9] = [
     (
         "",
         &[
@@ -29,6 +30,8 @@ const KEYS: [(&str, &[&str]); 6] = [
             "subscribe",
             "grants",
             "limits",
+            "trial",
+            "smoke",
             "settings",
         ],
     ),
@@ -50,6 +53,9 @@ const KEYS: [(&str, &[&str]); 6] = [
     ),
     ("[grants]", &["publish", "state"]),
     ("[limits]", crate::limits::KEYS),
+    ("[trial]", &["time", "failures", "calls"]),
+    ("[[smoke]]", crate::smoke::KEYS),
+    ("[smoke.event]", &["topic", "key", "value", "headers"]),
 ];
 
 pub(crate) fn manifest(text: &str, file: &str) -> Result<Manifest, ManifestError> {
@@ -111,6 +117,7 @@ impl<'t> Reader<'t> {
         let subscribe = self.subscribe(root);
         let grants = self.table(root, "grants").map(|table| self.grants(table));
         let limits = self.table(root, "limits").map(|table| self.limits(table));
+        let trial = self.table(root, "trial").map(|table| self.trial(table));
         let settings = self
             .table(root, "settings")
             .map(|table| self.settings(table));
@@ -126,6 +133,13 @@ impl<'t> Reader<'t> {
                 "only event handlers write state: add [[subscribe]], or drop this".to_owned(),
             );
         }
+        let known = Known {
+            routes: http.as_ref().map_or(&[], |http| &http.routes),
+            subscribe: &subscribe,
+            publish: &grants.publish,
+            state: grants.state,
+        };
+        let smoke = self.smoke(root, &known);
         Some(Manifest {
             name: name?,
             description: description.unwrap_or_default(),
@@ -135,6 +149,8 @@ impl<'t> Reader<'t> {
             subscribe,
             grants,
             limits: limits.unwrap_or_default(),
+            trial: trial.unwrap_or_default(),
+            smoke,
             settings: settings.unwrap_or_default(),
         })
     }
@@ -403,7 +419,7 @@ impl<'t> Reader<'t> {
             meant.extend(near);
             let hint = match (near, home(name)) {
                 (Some(near), _) => format!("did you mean \"{near}\"? {}", capital(&keys)),
-                (None, Some("")) => {
+                (None, Some(home)) if home.is_empty() => {
                     format!("\"{name}\" goes at the top of the file, above the first [table]")
                 }
                 (None, Some(home)) => format!("\"{name}\" goes below {home}"),
@@ -438,7 +454,7 @@ impl<'t> Reader<'t> {
         self.problem(span, message, "keep one of the two".to_owned());
     }
 
-    fn fault(&mut self, span: Span, (message, help): Fault) {
+    pub(crate) fn fault(&mut self, span: Span, (message, help): Fault) {
         self.problem(span, message, help);
     }
 
@@ -462,17 +478,15 @@ fn nearest<'k>(name: &str, allowed: &[&'k str]) -> Option<&'k str> {
         .map(|(_, key)| key)
 }
 
-/// The table that a key belongs in, if there is just one.
-fn home(name: &str) -> Option<&'static str> {
+/// The tables that a key belongs in, if there are not too many to be said.
+fn home(name: &str) -> Option<String> {
     let homes: BTreeSet<&str> = KEYS
         .iter()
         .filter(|(_, keys)| keys.contains(&name))
         .map(|(place, _)| *place)
         .collect();
-    match (homes.len(), homes.first()) {
-        (1, Some(home)) => Some(home),
-        _ => None,
-    }
+    let homes: Vec<&str> = homes.into_iter().collect();
+    (1..=2).contains(&homes.len()).then(|| homes.join(" or "))
 }
 
 fn capital(text: &str) -> String {

@@ -145,7 +145,7 @@ pub(crate) fn route(text: &str) -> Result<Route, Fault> {
     })
 }
 
-fn check_host(host: &str, path: &str) -> Result<(), String> {
+pub(crate) fn check_host(host: &str, path: &str) -> Result<(), String> {
     if let Some((name, _)) = host.split_once(':') {
         return Err(format!(
             "a host name is matched without its port: \"{name}{path}\""

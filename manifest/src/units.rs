@@ -1,5 +1,7 @@
-//! Sizes (`64 MiB`) and durations (`250ms`), read and written.
+//! Sizes (`64 MiB`), durations (`250ms`) and shares (`50%`), read and written.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 const SIZES: [(&str, u64); 7] = [
@@ -18,6 +20,61 @@ pub(crate) const SIZE_HELP: &str =
     "a size is a whole number and a unit, such as \"64 MiB\": B, kB, KiB, MB, MiB, GB or GiB";
 pub(crate) const TIME_HELP: &str =
     "a duration is a whole number and a unit, such as \"250ms\", \"5s\" or \"2m\"";
+
+pub(crate) const PERCENT_HELP: &str = "a share is a whole number of percent, such as \"50%\"";
+
+/// A share in whole percent, 0 to 100, as the manifest writes it: `50%`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Percent(u8);
+
+impl Percent {
+    /// Percent, none if there are more than 100.
+    #[must_use]
+    pub const fn new(percent: u8) -> Option<Self> {
+        if percent <= 100 {
+            Some(Self(percent))
+        } else {
+            None
+        }
+    }
+
+    /// 50 of 100 are half.
+    pub(crate) const HALF: Self = Self(50);
+
+    /// How many of a hundred.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+
+    /// The same as a part of one: 0.5 for `50%`.
+    #[must_use]
+    pub fn share(self) -> f64 {
+        f64::from(self.0) / 100.0
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", self.0)
+    }
+}
+
+/// The error says what to write instead.
+impl FromStr for Percent {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, unit) = split(text);
+        let digits: u64 = whole(number).ok_or(PERCENT_HELP)?;
+        match (unit, u8::try_from(digits).ok().and_then(Self::new)) {
+            ("%", Some(percent)) => Ok(percent),
+            ("", Some(percent)) => Err(format!("did you mean \"{percent}\"?")),
+            ("%", None) => Err("a share is at most \"100%\"".to_owned()),
+            _ => Err(PERCENT_HELP.to_owned()),
+        }
+    }
+}
 
 /// Bytes, from a number with a unit or without one, as the manifest writes sizes.
 ///
@@ -56,6 +113,9 @@ pub(crate) fn show_size(bytes: u64) -> String {
 
 /// A duration in the largest unit that gives a whole number.
 pub(crate) fn show_duration(duration: Duration) -> String {
+    if duration.is_zero() {
+        return "0s".to_owned();
+    }
     show(
         &TIMES,
         u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
@@ -169,6 +229,24 @@ mod tests {
     }
 
     #[test]
+    fn shares() {
+        let percent = |text: &str| text.parse::<Percent>();
+        assert_eq!(percent("50%"), Ok(Percent(50)));
+        assert_eq!(percent(" 5 %"), Ok(Percent(5)));
+        assert_eq!(percent("0%").map(Percent::share), Ok(0.0));
+        assert_eq!(percent("100%").map(Percent::share), Ok(1.0));
+        assert_eq!(Percent(7).to_string(), "7%");
+        assert_eq!(percent("50"), Err("did you mean \"50%\"?".to_owned()));
+        assert_eq!(
+            percent("101%"),
+            Err("a share is at most \"100%\"".to_owned())
+        );
+        for bad in ["", "%", "0.5", "2.5%", "-1%", "5 percent", "300"] {
+            assert_eq!(percent(bad), Err(PERCENT_HELP.to_owned()), "{bad}");
+        }
+    }
+
+    #[test]
     fn shown_in_the_unit_that_fits() {
         assert_eq!(show_size(64 << 20), "64 MiB");
         assert_eq!(show_size(999_000), "999 kB");
@@ -176,5 +254,6 @@ mod tests {
         assert_eq!(show_size(0), "0 B");
         assert_eq!(show_duration(Duration::from_secs(600)), "10m");
         assert_eq!(show_duration(Duration::from_millis(1)), "1ms");
+        assert_eq!(show_duration(Duration::ZERO), "0s");
     }
 }

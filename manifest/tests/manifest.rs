@@ -1,11 +1,11 @@
 //! What a good manifest means, and that no text whatever is more than an error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tidemill_manifest::{
     Delivery, Grants, Http, Limits, MAX_SIZE, Manifest, OnExhausted, OutOfRange, Retried, Retry,
-    Route, Start, Subscription, embed, embedded,
+    Route, Smoke, SmokeCall, SmokeEvent, SmokeRequest, Start, Subscription, Trial, embed, embedded,
 };
 
 const EVERYTHING: &str = r#"
@@ -52,6 +52,29 @@ event = "10 MiB"
 effects = 100
 effects-size = "64 MiB"
 
+[trial]
+time = "0s"
+failures = "5%"
+calls = 100
+
+[[smoke]]
+request = "POST api.example.com/v1/orders?dry=1"
+headers = { Content-Type = "application/json" }
+body = "{}"
+status = 201
+contains = "id"
+publishes = 1
+to = ["order_topic"]
+
+[[smoke]]
+request = "GET /orders"
+
+[[smoke]]
+event = { topic = "user_topic", key = "a", value = "{}", headers = { Kind = "new" } }
+publishes = 0
+to = []
+rows = 1
+
 [settings]
 greeting = "hello"
 "a key with spaces" = ""
@@ -64,6 +87,7 @@ fn everything_is_read() {
         host: host.map(str::to_owned),
         prefix: prefix.to_owned(),
     };
+    let one = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
     let expected = Manifest {
         name: "order".to_owned(),
         description: "Orders, made from users".to_owned(),
@@ -116,6 +140,50 @@ fn everything_is_read() {
             effects: 100,
             effects_size: 64 << 20,
         },
+        trial: Trial {
+            time: Duration::ZERO,
+            failures: "5%".parse().expect("a share"),
+            calls: 100,
+        },
+        smoke: vec![
+            Smoke {
+                call: SmokeCall::Request(SmokeRequest {
+                    method: "POST".to_owned(),
+                    host: Some("api.example.com".to_owned()),
+                    target: "/v1/orders?dry=1".to_owned(),
+                    headers: one("content-type", "application/json"),
+                    body: "{}".to_owned(),
+                    status: Some(201),
+                    contains: Some("id".to_owned()),
+                }),
+                publishes: Some(1),
+                to: Some(BTreeSet::from(["order_topic".to_owned()])),
+            },
+            Smoke {
+                call: SmokeCall::Request(SmokeRequest {
+                    method: "GET".to_owned(),
+                    host: None,
+                    target: "/orders".to_owned(),
+                    headers: BTreeMap::new(),
+                    body: String::new(),
+                    status: None,
+                    contains: None,
+                }),
+                publishes: None,
+                to: None,
+            },
+            Smoke {
+                call: SmokeCall::Event(SmokeEvent {
+                    topic: "user_topic".to_owned(),
+                    key: Some("a".to_owned()),
+                    value: Some("{}".to_owned()),
+                    headers: one("Kind", "new"),
+                    rows: Some(1),
+                }),
+                publishes: Some(0),
+                to: Some(BTreeSet::new()),
+            },
+        ],
         settings: BTreeMap::from([
             ("greeting".to_owned(), "hello".to_owned()),
             ("a key with spaces".to_owned(), String::new()),
@@ -135,6 +203,10 @@ fn the_least_gets_safe_defaults() {
     assert_eq!(manifest.grants, Grants::default());
     assert!(!manifest.grants.state && manifest.grants.publish.is_empty());
     assert_eq!(manifest.limits, Limits::default());
+    assert_eq!(manifest.trial.time, Duration::from_secs(60));
+    assert_eq!(manifest.trial.failures.share(), 0.5);
+    assert_eq!(manifest.trial.calls, 10);
+    assert_eq!(manifest.smoke, []);
 }
 
 #[test]
