@@ -3,6 +3,8 @@
 pub(crate) mod build;
 pub(crate) mod dead_letters;
 pub(crate) mod deploy;
+pub(crate) mod history;
+pub(crate) mod hosts;
 pub(crate) mod invoke;
 pub(crate) mod logs;
 pub(crate) mod new;
@@ -10,5 +12,6 @@ pub(crate) mod offsets;
 pub(crate) mod pause;
 pub(crate) mod remove;
 pub(crate) mod replay;
+pub(crate) mod rollback;
 pub(crate) mod services;
 pub(crate) mod state;
