@@ -11,6 +11,7 @@ mod admin;
 mod cli;
 mod components;
 mod dead_letters;
+mod deployments;
 mod deploys;
 mod documentation;
 mod events;
