@@ -242,7 +242,7 @@ fn what_the_docs_name_is_all_that_a_host_must_be_allowed() {
             operation,
         });
     }
-    let host = host(user).arguments(&["--fleet=tidemill"]);
+    let host = host(user).arguments(&["--fleet", "tidemill"]);
     let mut host = host.deploy([counting.component()]).ready();
     let (target, line) = (
         format!("/{}", counting.name),
