@@ -164,7 +164,7 @@ fn serves_as_in(file: &str) {
     let builder = Host::builder().folder(folder).kafka(Kafka::shared());
     let mut host = builder.arguments(&given).start();
     host.ready();
-    host.admin().get("/healthz").expect(200);
+    assert_eq!(host.admin().get("/healthz").status, 200);
     host.admin().get("/v1/services").problem(401);
     // The health check of Compose.
     let (healthy, _, error) = run(Command::new(tidemill())
