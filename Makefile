@@ -105,13 +105,26 @@ $(TARGET)/.toolchain: rust-toolchain.toml
 # --------------------------------------------------------------- checking
 
 .PHONY: ci
-ci: fmt-check lint doc deny test ## what CI runs: all checks and all tests
+ci: fmt-check lint doc deny test packaging dist ## what CI runs: all checks and all tests
 
 .PHONY: test
 test: seeds guests venv h2spec ## run all tests, on the embedded broker and on a real Kafka
 	@kafka/kafka fetch
 	@$(CARGO) test --release $(LOCKED) --workspace $(if $(TESTS),-- $(TESTS))
 	@$(if $(TESTS),:,$(MAKE) monitoring)
+
+# What it checks with is 40 MB to fetch, so it is not in `make test`.
+.PHONY: packaging
+packaging: build venv ## check the image, Compose, Kubernetes and the unit
+	@cmp -s packaging/requirements.txt $(VENV)/.packaging || { \
+		$(VENV)/bin/pip install -q --disable-pip-version-check -r packaging/requirements.txt \
+		&& cp packaging/requirements.txt $(VENV)/.packaging; \
+	} || { echo "make packaging: NOT CHECKED: pip could not fetch what packaging/ is checked with" >&2; exit 0; }; \
+	packaging/check $(VENV) $(TIDEMILL)
+
+.PHONY: dist
+dist: build ## the release: target/dist/tidemill-VERSION-TRIPLE.tar.gz
+	@packaging/dist $(TIDEMILL) $(TARGET)/dist
 
 .PHONY: monitoring
 monitoring: ## hold metrics, alerts and dashboard against a real Prometheus

@@ -25,6 +25,7 @@ mod logs;
 mod metrics;
 mod offsets;
 mod operating;
+mod packaging;
 mod secured;
 mod seeds;
 mod shutdown;
