@@ -3,12 +3,14 @@
 //! One set of types for both sides, so that they cannot drift. Times are
 //! milliseconds since the Unix epoch, durations microseconds, sizes bytes.
 
+mod checks;
 mod logs;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
+pub use checks::{Change, Warning};
 pub use logs::{Level, LogLine};
 
 /// Bytes in JSON: text where they are UTF-8, base64 (RFC 4648, section 4) else.
