@@ -35,13 +35,16 @@ fn warning(kind: &str, message: String) -> Warning {
 }
 
 fn circles(graph: &Graph<'_>) -> Vec<Warning> {
-    let circles = graph.circles();
+    let mut circles = graph.circles();
+    // That requests publish what the service itself consumes is how requests come
+    // to write state.
+    circles.retain(|circle| circle.len() > 2 || !graph.answers_requests(NEW));
     let told = circles.iter().take(CIRCLES).map(|circle| {
         let shown = graph.shown(circle);
         let message = format!(
-            "events go round in a circle: {shown}. Unless a handler ends it, one event becomes \
-             endlessly many. If it is not meant, take one of these topics out of [grants] or \
-             [[subscribe]] of one of these services."
+            "events may go round in a circle: {shown}. If handlers of events publish all of these, \
+             one event becomes endlessly many. If it is not meant, take one of these topics out of \
+             [grants] or [[subscribe]] of one of these services."
         );
         warning("cycle", message)
     });
@@ -164,6 +167,11 @@ impl<'m> Graph<'m> {
         self.services.get(place).map_or("", |service| &service.name)
     }
 
+    fn answers_requests(&self, place: usize) -> bool {
+        let service = self.services.get(place);
+        service.is_some_and(|service| service.http.is_some())
+    }
+
     fn names(&self, places: &[usize]) -> String {
         let names: Vec<&str> = places.iter().map(|place| self.name(*place)).collect();
         names.join(", ")
@@ -243,11 +251,13 @@ mod tests {
 
     use super::*;
 
-    /// A service that has no dead letters.
+    /// A service that has no dead letters, and answers requests if it has nothing
+    /// else to do.
     fn service(name: &str, reads: &[&str], writes: &[&str]) -> Manifest {
-        let mut text = format!(
-            "name = {name:?}\n[http]\nroutes = [\"/{name}\"]\n[grants]\npublish = {writes:?}\n"
-        );
+        let mut text = format!("name = {name:?}\n[grants]\npublish = {writes:?}\n");
+        if reads.is_empty() {
+            text += &format!("[http]\nroutes = [\"/{name}\"]\n");
+        }
         for topic in reads {
             text += &format!(
                 "[[subscribe]]\ntopic = {topic:?}\n[subscribe.retry]\non-exhausted = \"stop\"\n"
@@ -286,14 +296,22 @@ mod tests {
         assert_eq!(
             told(&warnings(None, &order, &[&user, &audit], |_| false)),
             [
-                "cycle: events go round in a circle: order → orders → user → users and people → order"
+                "cycle: events may go round in a circle: order → orders → user → users and people → order"
             ],
             "and not the circle of audit alone"
         );
         assert_eq!(
             told(&warnings(None, &audit, &[&user, &order], |_| false)),
-            ["cycle: events go round in a circle: audit → audits → audit"]
+            ["cycle: events may go round in a circle: audit → audits → audit"]
         );
+    }
+
+    #[test]
+    fn a_service_whose_requests_publish_what_it_consumes_is_as_it_should_be() {
+        let text = "name = \"event\"\n[http]\nroutes = [\"/events\"]\n[[subscribe]]\n\
+                    topic = \"events\"\n[grants]\npublish = [\"events\"]\n";
+        let event = Manifest::parse(text, "service.toml").unwrap();
+        assert_eq!(told(&warnings(None, &event, &[], |_| false)), NONE);
     }
 
     #[test]
@@ -304,7 +322,7 @@ mod tests {
         assert_eq!(
             told(&warnings(None, &rescue, &[&order], |_| false)),
             [
-                "cycle: events go round in a circle: rescue → users → order → order.dead-letter → \
+                "cycle: events may go round in a circle: rescue → users → order → order.dead-letter → \
                  rescue"
             ]
         );
