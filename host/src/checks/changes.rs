@@ -53,13 +53,12 @@ pub fn between(before: &Side<'_>, after: &Side<'_>) -> Vec<Change> {
     changes.extend(compare("trial", &trial(old), &trial(new)));
     changes.extend(interfaces("import", before.imports, after.imports));
     changes.extend(interfaces("export", before.exports, after.exports));
-    if before.size != after.size {
-        let (before, after) = (
-            tidemill_cli::size(before.size),
-            tidemill_cli::size(after.size),
-        );
-        changes.push(change("size", "", Some(before), Some(after)));
-    }
+    // As it is shown: a few bytes more or less say nothing.
+    let (was, is) = (
+        tidemill_cli::size(before.size),
+        tidemill_cli::size(after.size),
+    );
+    changes.extend(one("size", &was, &is));
     changes.extend(one("description", &old.description, &new.description));
     changes
 }
