@@ -315,11 +315,12 @@ fn shown(body: &[u8]) -> String {
         Err(_) => return format!("a body of {size} bytes that are no text"),
     };
     let short: String = text.chars().take(BODY).collect();
-    if short.len() < size {
-        format!("the body {short:?} … ({size} bytes)")
-    } else {
-        format!("the body {short:?}")
-    }
+    let more = match short.len() < size {
+        true => format!(" … ({size} bytes)"),
+        false => String::new(),
+    };
+    let line = tidemill_cli::clean(&short).replace(['\n', '\t'], " ");
+    format!("the body: {line}{more}")
 }
 
 fn several(number: usize, what: &str) -> String {
@@ -415,7 +416,7 @@ mod tests {
         assert_eq!(judged(missing, &answered(404, b"")), "");
         assert_eq!(
             judged(missing, &answered(200, b"all\n\"right\"")),
-            "the status 404 < 200 OK with the body \"all\\n\\\"right\\\"\""
+            "the status 404 < 200 OK with the body: all \"right\""
         );
     }
 
@@ -477,14 +478,14 @@ mod tests {
 
     #[test]
     fn a_long_body_is_shortened_between_characters() {
-        assert_eq!(shown(b"short"), "the body \"short\"");
+        assert_eq!(shown(b"short\x1b[31m"), "the body: short\u{fffd}[31m");
         let whole = "ä".repeat(BODY);
-        assert_eq!(shown(whole.as_bytes()), format!("the body {whole:?}"));
+        assert_eq!(shown(whole.as_bytes()), format!("the body: {whole}"));
         let long = format!("a{}", "😀".repeat(5_000));
         let cut = format!("a{}", "😀".repeat(BODY - 1));
         assert_eq!(
             shown(long.as_bytes()),
-            format!("the body {cut:?} … (20001 bytes)")
+            format!("the body: {cut} … (20001 bytes)")
         );
         assert_eq!(
             shown(&[b'a', 0xff].repeat(9_000)),

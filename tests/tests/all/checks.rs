@@ -42,7 +42,7 @@ fn a_revision_that_does_not_pass_is_refused_and_the_running_one_goes_on() {
         ),
         (
             format!("[[smoke]]\nrequest = \"GET /{name}/ok\"\ncontains = \"all right\"\n"),
-            vec!["all right", "200 OK", "\"ok\""],
+            vec!["all right", "200 OK", "the body: ok"],
         ),
         (
             format!("[[smoke]]\nrequest = \"GET /{name}/trap\"\n"),
@@ -164,7 +164,9 @@ fn a_deploy_says_what_changes() {
 
     let document = r#"{"openapi":"3.1.0","info":{"title":"x","version":"1"},"paths":{"/a":{"get":{"summary":"All"}}}}"#;
     let described = manifest.clone().setting("openapi", document);
-    let mut next = described.setting("api-key", "hush-2").limit("time", "\"1s\"");
+    let mut next = described
+        .setting("api-key", "hush-2")
+        .limit("time", "\"1s\"");
     next.route = format!("/{name}-2");
     let changes = host.deploy(&Component::misbehave(&next))["changes"].clone();
     let change = |what: &str, of: &str| {
