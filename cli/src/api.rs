@@ -3,6 +3,7 @@
 //! One set of types for both sides, so that they cannot drift. Times are
 //! milliseconds since the Unix epoch, durations microseconds, sizes bytes.
 
+mod checks;
 mod deployments;
 mod logs;
 
@@ -10,6 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
+pub use checks::{Change, Warning};
 pub use deployments::{
     Action, Canary, Changed, Entry, History, HostStatus, Hosts, RollbackRequest, Sticky,
 };
@@ -502,6 +504,15 @@ pub struct Deployed {
     /// The live hosts, and whether they run it.
     #[serde(default)]
     pub hosts: Vec<HostStatus>,
+    /// What is not as it was in the revision that ran before.
+    #[serde(default)]
+    pub changes: Vec<Change>,
+    /// What may be a mistake.
+    #[serde(default)]
+    pub warnings: Vec<Warning>,
+    /// How many smoke calls it has passed.
+    #[serde(default)]
+    pub smoke: usize,
 }
 
 /// `DELETE /v1/services/{name}`.

@@ -22,7 +22,7 @@ use commands::{
 };
 
 pub use client::{Admin, Connection};
-pub use show::clean;
+pub use show::{clean, size};
 
 /// The commands of `tidemill` other than `serve`.
 #[derive(Debug, clap::Subcommand)]

@@ -20,7 +20,7 @@ pub(crate) const HINT: Style = color(AnsiColor::Cyan).bold();
 pub(crate) const WARNING: Style = color(AnsiColor::Yellow).bold();
 pub(crate) const GOOD: Style = color(AnsiColor::Green).bold();
 pub(crate) const FAIR: Style = color(AnsiColor::Yellow);
-const BAD: Style = color(AnsiColor::Red);
+pub(crate) const BAD: Style = color(AnsiColor::Red);
 pub(crate) const FINE: Style = color(AnsiColor::Green);
 
 /// Prints to standard output. A reader that has seen enough (`| head`) is fine.
@@ -125,7 +125,8 @@ pub(crate) fn count(number: u64) -> String {
 }
 
 /// Bytes in the unit that fits, to three digits.
-pub(crate) fn size(bytes: u64) -> String {
+#[must_use]
+pub fn size(bytes: u64) -> String {
     match bytes {
         0..1_000 => format!("{bytes} B"),
         1_000..1_000_000 => three(bytes as f64 / 1e3, "kB"),

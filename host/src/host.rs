@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use tidemill_manifest::{Manifest, ManifestError};
 use tokio::sync::{Mutex, mpsc};
 
+use crate::checks::smoke::SmokeFailed;
 use crate::deployments::record::{Deployment, Refused};
 use crate::deployments::{ContentError, Names, Registry, RegistryError};
 use crate::events::{Shared, Subscription};
@@ -84,6 +85,9 @@ pub enum DeployError {
         "a canary of {0} has to have the {1} of the revision beside it: deploy it for all instead"
     )]
     Unlike(String, &'static str),
+    /// A smoke call did not pass.
+    #[error(transparent)]
+    Smoke(#[from] SmokeFailed),
     /// The records of deployments cannot be read or changed.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -124,7 +128,7 @@ pub struct Host {
     /// Publishes for requests.
     pub publishing: Publishing,
     pub(crate) shared: Shared,
-    store: Arc<Store>,
+    pub(crate) store: Arc<Store>,
     /// What is counted.
     pub metrics: Metrics,
     routes: ArcSwap<Routes>,
@@ -453,11 +457,11 @@ impl Host {
         asked.await.unwrap_or_else(|error| Err(failed(&error)))
     }
 
-    /// The topics that would be created, for a deploy that only looks.
-    pub(crate) async fn look_for_topics(
+    /// The topics that a manifest names and that are not there.
+    pub(crate) async fn missing_topics(
         &self,
         manifest: &Manifest,
-    ) -> Result<(Vec<String>, bool), KafkaError> {
+    ) -> Result<Vec<String>, KafkaError> {
         let joined = (manifest.grants.state).then(|| subscribes(manifest));
         let mut wanted = topics(manifest);
         wanted.extend((manifest.has_dead_letters()).then(|| manifest.dead_letter_topic()));
@@ -468,7 +472,7 @@ impl Host {
             }
             let found = cluster.partitions(&wanted)?;
             let missing = found.into_iter().filter(|(_, count)| count.is_none());
-            Ok((missing.map(|(topic, _)| topic).collect(), false))
+            Ok(missing.map(|(topic, _)| topic).collect())
         });
         looked.await.unwrap_or_else(|error| Err(failed(&error)))
     }

@@ -2,6 +2,7 @@
 //! components. ARCHITECTURE.md says how the parts fit.
 
 pub mod admin;
+pub mod checks;
 pub mod dead_letters;
 pub mod deployments;
 pub mod dispatch;

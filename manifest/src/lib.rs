@@ -15,6 +15,7 @@ mod parse;
 mod rules;
 mod secrets;
 mod section;
+mod shown;
 mod smoke;
 mod subscribe;
 mod trial;
@@ -26,7 +27,7 @@ use std::time::Duration;
 
 pub use error::{ManifestError, Problem};
 pub use rules::{RESERVED_PATHS, check_name, check_topic};
-pub use secrets::without_secrets;
+pub use secrets::{is_secret, without_secrets};
 pub use section::{SECTION, SectionError, embed, embedded, is_component};
 pub use units::{Percent, size as parse_size};
 

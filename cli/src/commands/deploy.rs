@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use tidemill_manifest::{Manifest, SectionError};
 use ureq::http::Method;
 
-use super::{history, hosts};
+use super::{changes, history, hosts};
 use crate::api::{Deployed, Sticky};
 use crate::client::{Body, Client, Connection};
 use crate::failure::Failure;
@@ -296,7 +296,12 @@ fn render(deployed: &Deployed) -> String {
     if !deployed.routes.is_empty() {
         fields.push(("docs", format!("{url}/docs")));
     }
+    if deployed.smoke > 0 {
+        fields.push(("passed", show::several(deployed.smoke as u64, "smoke call")));
+    }
     text.push_str(&show::fields(&fields));
+    text.push_str(&changes::show_changes(&deployed.changes));
+    text.push_str(&changes::show_warnings(&deployed.warnings));
     text.push_str(&hosts::render(&deployed.hosts));
     text
 }
@@ -341,6 +346,9 @@ mod tests {
             canary: None,
             trial_until: None,
             hosts: Vec::new(),
+            changes: Vec::new(),
+            warnings: Vec::new(),
+            smoke: 0,
         }
     }
 

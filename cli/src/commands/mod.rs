@@ -1,6 +1,7 @@
 //! One module a command: its arguments, what it does, what it prints.
 
 pub(crate) mod build;
+pub(crate) mod changes;
 pub(crate) mod dead_letters;
 pub(crate) mod deploy;
 pub(crate) mod history;

@@ -11,6 +11,7 @@ use tidemill_cli::api;
 
 use super::operate::not_valid;
 use super::{is_of_type, json, no_service, refuse};
+use crate::checks::smoke::SmokeFailed;
 use crate::deployments::record::Refused;
 use crate::deployments::{ContentError, How, RegistryError};
 use crate::host::{DeployError, Host};
@@ -163,6 +164,16 @@ pub(super) fn refused(error: &DeployError) -> Response {
             "component",
             "The component cannot be a service",
         ),
+        DeployError::Smoke(SmokeFailed::NotPassed { .. }) => (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "smoke",
+            "A smoke call did not pass",
+        ),
+        DeployError::Smoke(SmokeFailed::NotMade { .. }) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "smoke",
+            "A smoke call could not be made",
+        ),
         DeployError::RouteTaken { .. } => {
             (StatusCode::CONFLICT, "route-taken", "The route is taken")
         }
@@ -194,7 +205,10 @@ pub(super) fn refused(error: &DeployError) -> Response {
             "stopping",
             "The host is shutting down",
         ),
-        DeployError::Store(_) | DeployError::Library(_) | DeployError::Task(_) => (
+        DeployError::Smoke(_)
+        | DeployError::Store(_)
+        | DeployError::Library(_)
+        | DeployError::Task(_) => (
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",
             "The host failed",

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use tidemill_cli::api;
 use tidemill_manifest::Manifest;
 
+use crate::checks;
 use crate::host::{DeployError, Host, micros, routes, subscribes};
 use crate::kafka::KafkaError;
 use crate::service::Revision;
@@ -104,18 +105,29 @@ impl Host {
             answer.revision = live;
             return Ok(answer);
         }
-        let (created_topics, new_state) = match how.dry_run {
-            true => self.look_for_topics(&manifest).await?,
-            false => match self.topics(&manifest).await {
-                // It runs: it had its topics, and nothing is to be done.
-                Err(KafkaError::Unreachable { .. }) if runs => (Vec::new(), false),
-                topics => topics?,
-            },
+        let unchanged = runs && !how.is_canary();
+        let unchanged = unchanged && record.is_some_and(|record| record.canary.is_none());
+        if !unchanged || how.dry_run {
+            answer.created_topics = self.missing_topics(&manifest).await?;
+            let live = running.as_ref().map(|running| &*running.live);
+            let missing = &answer.created_topics;
+            (answer.changes, answer.warnings) =
+                checks::tell(live, &revision, &self.services(), missing);
+            let service = self.service(name);
+            answer.smoke = checks::smoke::run(service.as_deref(), &self.store, &revision).await?;
+        }
+        if how.dry_run {
+            answer.dry_run = true;
+            return Ok(answer);
+        }
+        // Everything was checked: from here on something is done.
+        let (created_topics, new_state) = match self.topics(&manifest).await {
+            // It runs: it had its topics, and nothing is to be done.
+            Err(KafkaError::Unreachable { .. }) if unchanged => (Vec::new(), false),
+            topics => topics?,
         };
         answer.created_topics = created_topics;
-        let unchanged = runs && record.is_some_and(|record| record.canary.is_none());
-        if how.dry_run || unchanged && !how.is_canary() {
-            answer.dry_run = how.dry_run;
+        if unchanged {
             return Ok(answer);
         }
         if new_state {
@@ -376,6 +388,9 @@ impl Host {
             canary: None,
             trial_until: None,
             hosts: Vec::new(),
+            changes: Vec::new(),
+            warnings: Vec::new(),
+            smoke: 0,
         }
     }
 

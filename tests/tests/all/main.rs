@@ -8,6 +8,7 @@
 
 mod access;
 mod admin;
+mod checks;
 mod cli;
 mod components;
 mod dead_letters;
