@@ -462,8 +462,9 @@ impl Host {
         &self,
         manifest: &Manifest,
     ) -> Result<(Vec<String>, bool), KafkaError> {
-        let wanted = topics(manifest);
         let joined = (manifest.grants.state).then(|| subscribes(manifest));
+        let mut wanted = topics(manifest);
+        wanted.extend((manifest.has_dead_letters()).then(|| manifest.dead_letter_topic()));
         let cluster = self.cluster.clone();
         let looked = tokio::task::spawn_blocking(move || {
             if let Some(joined) = joined {

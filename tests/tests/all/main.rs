@@ -12,6 +12,7 @@ mod checks;
 mod cli;
 mod components;
 mod dead_letters;
+mod deployments;
 mod deploys;
 mod documentation;
 mod events;
