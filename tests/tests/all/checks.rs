@@ -22,7 +22,6 @@ fn fails(host: &Host, component: &Component) -> String {
 }
 
 #[test]
-#[ignore = "a deploy does not make these checks yet"]
 fn a_revision_that_does_not_pass_is_refused_and_the_running_one_goes_on() {
     let name = unique("smoked");
     let manifest = Manifest::new(&name);
@@ -72,7 +71,6 @@ fn a_revision_that_does_not_pass_is_refused_and_the_running_one_goes_on() {
 }
 
 #[test]
-#[ignore = "a deploy does not make these checks yet"]
 fn a_first_revision_that_does_not_pass_is_not_there() {
     let name = unique("smoked");
     let host = Host::embedded([]);
@@ -84,7 +82,6 @@ fn a_first_revision_that_does_not_pass_is_not_there() {
 }
 
 #[test]
-#[ignore = "a deploy does not make these checks yet"]
 fn smoke_calls_publish_nothing_write_nothing_and_are_not_counted() {
     let (name, out) = (unique("smoked"), unique("out"));
     let host = Host::embedded([]);
@@ -108,7 +105,6 @@ fn smoke_calls_publish_nothing_write_nothing_and_are_not_counted() {
 }
 
 #[test]
-#[ignore = "a deploy does not make these checks yet"]
 fn smoke_calls_read_the_state_that_the_service_has() {
     let name = unique("smoked");
     let manifest = Manifest::new(&name);
@@ -129,7 +125,6 @@ fn smoke_calls_read_the_state_that_the_service_has() {
 }
 
 #[test]
-#[ignore = "a deploy does not make these checks yet"]
 fn a_dry_run_says_what_a_deploy_would_and_changes_nothing() {
     let name = unique("dry");
     let manifest = Manifest::new(&name);
@@ -158,7 +153,6 @@ fn a_dry_run_says_what_a_deploy_would_and_changes_nothing() {
 }
 
 #[test]
-#[ignore = "a deploy does not make these checks yet"]
 fn a_deploy_says_what_changes() {
     let name = unique("changed");
     let manifest = Manifest::new(&name)
@@ -205,7 +199,6 @@ fn a_deploy_says_what_changes() {
 }
 
 #[test]
-#[ignore = "a deploy does not make these checks yet"]
 fn a_deploy_warns_of_circles_and_of_topics_without_writer_or_reader() {
     let host = Host::embedded([]);
     let [one, two] = ["one", "two"].map(unique);
@@ -240,7 +233,6 @@ fn a_deploy_warns_of_circles_and_of_topics_without_writer_or_reader() {
 }
 
 #[test]
-#[ignore = "a deploy does not make these checks yet"]
 fn the_command_line_shows_changes_warnings_and_what_did_not_pass() {
     let (name, out) = (unique("shown"), unique("nobody-reads"));
     let manifest = Manifest::new(&name);
