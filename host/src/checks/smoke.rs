@@ -85,7 +85,7 @@ pub async fn run(
         let (number, all, call) = (number + 1, calls.len(), smoke.call.to_string());
         let made = tokio::time::timeout(patience, make(&stand, revision, &smoke.call)).await;
         let why = match made {
-            Ok(Err(failure)) if is_of_host(&failure) => failure.to_string(),
+            Ok(Err(failure)) if !failure.is_the_handlers() => failure.to_string(),
             Ok(ran) => match judge(smoke, &ran) {
                 Ok(()) => continue,
                 Err(Unlike { expected, got }) => {
@@ -121,26 +121,6 @@ fn state(service: Option<&Service>, store: &Arc<Store>, name: &str) -> Result<St
         }
     }
     State::nothing(store.clone())
-}
-
-/// Whether a failure says something about this host, and not about the revision.
-fn is_of_host(failure: &Failure) -> bool {
-    match failure {
-        Failure::Busy { .. }
-        | Failure::Full { .. }
-        | Failure::Crowded { .. }
-        | Failure::Restoring(_)
-        | Failure::Instantiate(_) => true,
-        Failure::Retry(_)
-        | Failure::RetryAfter(..)
-        | Failure::Reject(_)
-        | Failure::Refused(_)
-        | Failure::Trap(_)
-        | Failure::Memory { .. }
-        | Failure::Timeout { .. }
-        | Failure::Invalid(_)
-        | Failure::ResponseTooLarge { .. } => false,
-    }
 }
 
 /// What came of a call; without a response if it was for an event.
