@@ -495,15 +495,6 @@ pub struct Deployed {
     /// Whether it was only looked what would be done.
     #[serde(default)]
     pub dry_run: bool,
-    /// What is not as it is in the revision that runs so far.
-    #[serde(default)]
-    pub changes: Vec<Change>,
-    /// What may be a mistake.
-    #[serde(default)]
-    pub warnings: Vec<Warning>,
-    /// Smoke calls that it has passed.
-    #[serde(default)]
-    pub smoke: usize,
     /// The share that this revision has; none if it runs for all.
     #[serde(default)]
     pub canary: Option<Canary>,

@@ -68,9 +68,6 @@ pub enum DeployError {
     /// Its OpenAPI document is none.
     #[error("the component's OpenAPI document is not valid JSON: {0}")]
     OpenApi(serde_json::Error),
-    /// It does not do what its manifest wants it to.
-    #[error(transparent)]
-    Smoke(#[from] SmokeFailed),
     /// Kafka does not do what is needed.
     #[error(transparent)]
     Kafka(#[from] KafkaError),

@@ -171,7 +171,7 @@ pub(super) fn refused(error: &DeployError) -> Response {
         ),
         DeployError::Smoke(SmokeFailed::NotMade { .. }) => (
             StatusCode::SERVICE_UNAVAILABLE,
-            "smoke",
+            "smoke-not-made",
             "A smoke call could not be made",
         ),
         DeployError::RouteTaken { .. } => {

@@ -126,9 +126,6 @@ impl Host {
             Err(KafkaError::Unreachable { .. }) if unchanged => (Vec::new(), false),
             topics => topics?,
         };
-        let running = running.as_ref().map(|running| &*running.live);
-        (answer.changes, answer.warnings) =
-            checks::tell(running, &revision, &self.services(), &created_topics);
         answer.created_topics = created_topics;
         if unchanged {
             return Ok(answer);
@@ -388,9 +385,6 @@ impl Host {
             url: self.url.clone(),
             number: 0,
             dry_run: false,
-            changes: Vec::new(),
-            warnings: Vec::new(),
-            smoke: 0,
             canary: None,
             trial_until: None,
             hosts: Vec::new(),
