@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidemill_manifest::Manifest;
+use tidemill_manifest::{Import, Manifest, unversioned};
 use wasmtime::component::{ComponentExportIndex, InstancePre};
 use wasmtime_wasi_config::WasiConfigVariables;
 
@@ -110,7 +110,6 @@ pub(super) struct Exports {
 pub(super) const HTTP: &str = "tidemill:service/http";
 pub(super) const EVENTS: &str = "tidemill:service/events";
 pub(super) const DESCRIBE: &str = "tidemill:service/describe";
-const STATE: &str = "tidemill:service/state";
 
 impl Component {
     pub(super) fn check(
@@ -257,45 +256,29 @@ impl Component {
 /// Names that a message lists.
 const SHOWN: usize = 20;
 
-/// The interface's name without its version.
-fn unversioned(name: &str) -> &str {
-    name.split_once('@').map_or(name, |(name, _)| name)
-}
-
 /// Holds imports against grants. Files, environment and arguments are harmless:
 /// a handler gets none of them, and language runtimes import them by habit.
 fn check_imports(imports: &[String], manifest: &Manifest) -> Result<(), LoadError> {
     for import in imports {
-        let name = unversioned(import);
         let not_granted = |hint| {
             Err(LoadError::NotGranted {
                 import: import.clone(),
                 hint,
             })
         };
-        match name {
-            STATE if !manifest.grants.state => {
+        match Import::of(import) {
+            Import::State if !manifest.grants.state => {
                 return not_granted("add `state = true` under [grants], if it should have state");
             }
-            "tidemill:service/types" | "tidemill:service/publisher" | STATE => {}
-            "wasi:config/store" => {}
-            _ if name.starts_with("wasi:sockets/") => {
+            Import::Sockets => {
                 return not_granted("services reach the network through Kafka and HTTP alone");
             }
-            _ if [
-                "wasi:cli/",
-                "wasi:clocks/",
-                "wasi:filesystem/",
-                "wasi:io/",
-                "wasi:random/",
-            ]
-            .iter()
-            .any(|package| name.starts_with(package)) => {}
-            _ => {
+            Import::Unknown => {
                 return Err(LoadError::UnknownImport {
                     import: import.clone(),
                 });
             }
+            _ => {}
         }
     }
     Ok(())

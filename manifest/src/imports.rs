@@ -1,0 +1,81 @@
+//! What the interfaces that a component may import are for. A host offers some of
+//! them, and `tidemill inspect` says what a component could do with them.
+
+/// What an imported interface lets a component do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Import {
+    /// Publish events to the topics that it is granted.
+    Publisher,
+    /// Read and write tables, if it is granted state.
+    State,
+    /// Read the manifest's settings.
+    Settings,
+    /// Read the time, and wait.
+    Clock,
+    /// Take random numbers.
+    Random,
+    /// Write to the log.
+    Output,
+    /// Nothing by itself: types, streams, and what language runtimes import by
+    /// habit: files, environment and arguments are empty, whoever asks.
+    Nothing,
+    /// Reach the network, which no service may.
+    Sockets,
+    /// Something that no host has.
+    Unknown,
+}
+
+impl Import {
+    /// What an interface is for, by its name with or without a version.
+    #[must_use]
+    pub fn of(name: &str) -> Self {
+        let name = unversioned(name);
+        match name {
+            "tidemill:service/types" => return Self::Nothing,
+            "tidemill:service/publisher" => return Self::Publisher,
+            "tidemill:service/state" => return Self::State,
+            "wasi:config/store" => return Self::Settings,
+            "wasi:cli/stdout" | "wasi:cli/stderr" => return Self::Output,
+            _ => {}
+        }
+        match name.split_once('/').map(|(package, _)| package) {
+            Some("wasi:clocks") => Self::Clock,
+            Some("wasi:random") => Self::Random,
+            Some("wasi:cli" | "wasi:filesystem" | "wasi:io") => Self::Nothing,
+            Some("wasi:sockets") => Self::Sockets,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// An interface's name without its version.
+#[must_use]
+pub fn unversioned(name: &str) -> &str {
+    name.split_once('@').map_or(name, |(name, _)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_import_is_known_by_its_name_whatever_its_version() {
+        for (name, import) in [
+            ("tidemill:service/publisher@0.1.0", Import::Publisher),
+            ("tidemill:service/state", Import::State),
+            ("wasi:config/store@0.2.0-rc.1", Import::Settings),
+            ("wasi:clocks/wall-clock@0.2.6", Import::Clock),
+            ("wasi:random/insecure-seed@0.2.6", Import::Random),
+            ("wasi:cli/stderr@0.2.6", Import::Output),
+            ("wasi:cli/environment@0.2.6", Import::Nothing),
+            ("wasi:filesystem/types@0.2.6", Import::Nothing),
+            ("wasi:sockets/tcp@0.2.6", Import::Sockets),
+            ("wasi:http/outgoing-handler@0.2.6", Import::Unknown),
+            ("wasi:clocksmith/x", Import::Unknown),
+            ("tidemill:service/later@9.0.0", Import::Unknown),
+            ("", Import::Unknown),
+        ] {
+            assert_eq!(Import::of(name), import, "{name}");
+        }
+    }
+}
