@@ -1,4 +1,4 @@
-//! The client side of the `tidemill` command: `new`, `build`, `deploy`,
+//! The client side of the `tidemill` command: `new`, `build`, `inspect`, `deploy`,
 //! `services`, `logs`, `state`, `replay`, `dead-letters`, `pause`, `resume`,
 //! `offsets`, `remove`, `invoke`.
 //!
@@ -10,26 +10,34 @@ mod ask;
 mod client;
 mod commands;
 mod failure;
+mod inspection;
+mod licences;
 mod project;
+mod sbom;
 mod show;
+mod tools;
 mod value;
 
 use std::process::ExitCode;
 
 use commands::{
-    build, dead_letters, deploy, invoke, logs, new, offsets, pause, remove, replay, services, state,
+    build, dead_letters, deploy, inspect, invoke, logs, new, offsets, pause, remove, replay,
+    services, state,
 };
 
 pub use client::{Admin, Connection};
 pub use show::clean;
+pub use tools::Tools;
 
 /// The commands of `tidemill` other than `serve`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Start a new service: a project that builds, tests and deploys as it is
     New(new::Args),
-    /// Compile a service to one file: the component with its manifest in it
+    /// Compile a service to one file: the component with all that is to be known of it
     Build(build::Args),
+    /// Show what is in a component file, and what it could do if deployed
+    Inspect(inspect::Args),
     /// Put a service on a running host, at once
     Deploy(deploy::Args),
     /// List what a host runs, or show one service in detail
@@ -59,10 +67,11 @@ impl Command {
     /// Runs the command to its end. What went wrong is on standard error by
     /// then, and the exit code is 1.
     #[must_use]
-    pub fn run(self) -> ExitCode {
+    pub fn run(self, tools: &Tools) -> ExitCode {
         let result = match self {
             Self::New(args) => new::run(args),
-            Self::Build(args) => build::run(&args),
+            Self::Build(args) => build::run(&args, tools),
+            Self::Inspect(args) => inspect::run(&args),
             Self::Deploy(args) => deploy::run(&args),
             Self::Services(args) => services::run(&args),
             Self::Logs(args) => logs::run(&args),

@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod dead_letters;
+pub mod describe;
 pub mod dispatch;
 pub mod effects;
 pub mod events;

@@ -11,7 +11,7 @@
 
 mod error;
 mod frame;
-mod imports;
+mod interfaces;
 mod limits;
 mod parse;
 mod rules;
@@ -27,7 +27,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub use error::{ManifestError, Problem};
-pub use imports::{Import, unversioned};
+pub use interfaces::{DESCRIBE, EVENTS, HTTP, Import, unversioned};
 pub use rules::{RESERVED_PATHS, check_name, check_topic};
 pub use secrets::without_secrets;
 pub use section::{

@@ -1,5 +1,14 @@
-//! What the interfaces that a component may import are for. A host offers some of
-//! them, and `tidemill inspect` says what a component could do with them.
+//! What the interfaces of a component are for: those that it imports, of which a
+//! host offers some, and those that it exports, which its manifest has to fit.
+
+use crate::Manifest;
+
+/// Exported by what answers requests.
+pub const HTTP: &str = "tidemill:service/http";
+/// Exported by what handles events.
+pub const EVENTS: &str = "tidemill:service/events";
+/// Exported by what describes itself.
+pub const DESCRIBE: &str = "tidemill:service/describe";
 
 /// What an imported interface lets a component do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +53,31 @@ impl Import {
             Some("wasi:cli" | "wasi:filesystem" | "wasi:io") => Self::Nothing,
             Some("wasi:sockets") => Self::Sockets,
             _ => Self::Unknown,
+        }
+    }
+}
+
+impl Manifest {
+    /// Why a component with these handlers cannot be the service that this
+    /// manifest describes, if it cannot.
+    #[must_use]
+    pub fn mismatch(&self, http: bool, events: bool) -> Option<&'static str> {
+        match (self.http.is_some(), http) {
+            (true, false) => Some(
+                "the manifest has [http] routes, but the component does not export tidemill:service/http",
+            ),
+            (false, true) => Some(
+                "the component exports tidemill:service/http, but the manifest has no [http] routes",
+            ),
+            _ => match (!self.subscribe.is_empty(), events) {
+                (true, false) => Some(
+                    "the manifest subscribes to topics, but the component does not export tidemill:service/events",
+                ),
+                (false, true) => Some(
+                    "the component exports tidemill:service/events, but the manifest subscribes to no topic",
+                ),
+                _ => None,
+            },
         }
     }
 }
