@@ -143,7 +143,7 @@ fn render(built: &Inspection, deploy: &str) -> String {
         fields.push(("consumes", built.subscribes.join(", ")));
     }
     fields.push(("grants", inspect::grants(&built.grants)));
-    fields.push(("imports", inspect::interfaces(&built.imports)));
+    fields.push(("imports", inspect::packages_of(&built.imports)));
     fields.push(("carries", carries(built)));
     fields.push(("next", deploy.to_owned()));
     format!(
@@ -196,9 +196,8 @@ mod tests {
                answers   /orders\n  \
                consumes  user_topic\n  \
                grants    publish to order_topic; state\n  \
-               imports   tidemill:service: publisher, state\n            \
-                         wasi:clocks: wall-clock\n            \
-                         wasi:filesystem: types\n  \
+               imports   tidemill: publisher, state\n            \
+                         wasi: clocks, filesystem\n  \
                carries   OpenAPI with 2 operations\n            \
                          the licences of 3 packages\n            \
                          commit 3f2a9c01b2d40000000000000000000000000000, and changes that are not committed\n  \

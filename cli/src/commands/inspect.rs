@@ -1,6 +1,7 @@
 //! `tidemill inspect`: what is in a component file, and what it could do if it
 //! were deployed.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -139,18 +140,35 @@ fn origin(file: &Inspection) -> Vec<(&'static str, String)> {
     fields
 }
 
-/// `417 kB: code 380 kB, data 20 kB, …`
+/// How large it is, and what takes it.
 fn size(file: &Inspection) -> String {
-    let pieces: Vec<String> = file
-        .pieces
-        .iter()
-        .map(|piece| format!("{} {}", show::line(&piece.name, 60), show::size(piece.size)))
-        .collect();
-    format!(
-        "{}\n{DIM}{}{DIM:#}",
-        show::size(file.size),
-        pieces.join(", ")
-    )
+    let pieces = file.pieces.iter().map(|piece| {
+        let name = show::line(&piece.name, 60);
+        format!("{name} {DIM}{}{DIM:#}", show::size(piece.size))
+    });
+    format!("{}\n{}", show::size(file.size), wrapped("", pieces))
+}
+
+/// Items in lines that fit on a terminal, those after the first indented.
+fn wrapped(label: &str, items: impl Iterator<Item = String>) -> String {
+    const WIDTH: usize = 88;
+    let mut lines = vec![label.to_owned()];
+    let mut items = items.peekable();
+    while let Some(mut item) = items.next() {
+        if items.peek().is_some() {
+            item.push(',');
+        }
+        match lines.last_mut() {
+            Some(line) if show::visible(line) + show::visible(&item) < WIDTH => {
+                if !line.is_empty() {
+                    line.push(' ');
+                }
+                line.push_str(&item);
+            }
+            _ => lines.push(format!("  {item}")),
+        }
+    }
+    lines.join("\n")
 }
 
 /// A commit, and whether it is all there is.
@@ -282,19 +300,46 @@ pub(super) fn interfaces(names: &[String]) -> String {
     }
     packages.sort_unstable();
     let lines: Vec<String> = packages
-        .iter()
+        .into_iter()
         .map(|(package, interfaces)| {
-            let interfaces = interfaces.join(", ");
-            format!(
-                "{}: {}",
-                show::line(package, 100),
-                show::line(&interfaces, 300)
-            )
+            let label = format!("{}:", show::line(package, 100));
+            let interfaces = interfaces.into_iter();
+            wrapped(&label, interfaces.map(|name| show::line(name, 100)))
         })
         .collect();
-    match lines.as_slice() {
-        [] => "nothing".to_owned(),
-        lines => lines.join("\n"),
+    or_nothing(lines.join("\n"))
+}
+
+/// The packages of interfaces, in a line for each namespace; of Tidemill's own the
+/// interfaces.
+pub(super) fn packages_of(names: &[String]) -> String {
+    let mut spaces: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for name in names {
+        let name = unversioned(name);
+        let (package, interface) = name.split_once('/').unwrap_or((name, name));
+        let (space, package) = package.split_once(':').unwrap_or((package, package));
+        let what = if space == "tidemill" {
+            interface
+        } else {
+            package
+        };
+        spaces.entry(space).or_default().insert(what);
+    }
+    let lines: Vec<String> = spaces
+        .into_iter()
+        .map(|(space, what)| {
+            let label = format!("{}:", show::line(space, 100));
+            wrapped(&label, what.into_iter().map(|name| show::line(name, 100)))
+        })
+        .collect();
+    or_nothing(lines.join("\n"))
+}
+
+fn or_nothing(text: String) -> String {
+    if text.is_empty() {
+        "nothing".to_owned()
+    } else {
+        text
     }
 }
 
@@ -307,10 +352,7 @@ pub(super) fn grants(grants: &Grants) -> String {
     if grants.state {
         granted.push("state".to_owned());
     }
-    match granted.as_slice() {
-        [] => "nothing".to_owned(),
-        granted => granted.join("; "),
-    }
+    or_nothing(granted.join("; "))
 }
 
 fn list(packages: &[Package]) -> String {
