@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use tidemill_manifest::{Section, with_section};
+use tidemill_manifest::{Manifest, Section, with_section};
 
 use crate::commands::inspect;
 use crate::failure::Failure;
@@ -90,7 +90,7 @@ pub(crate) fn make(
             .into());
     }
     let mut sections = packages.sections(&project.dir, &compiled.packages)?;
-    sections.extend(openapi(&component, project, tools)?);
+    sections.extend(openapi(&component, &project.manifest, tools)?);
     sections.extend(source::revision(&project.dir).map(|commit| (Section::Revision, commit)));
     sections.push((Section::Manifest, project.text.clone()));
     let component = sections
@@ -109,13 +109,13 @@ pub(crate) fn make(
 /// The document that the component gives of itself.
 fn openapi(
     component: &[u8],
-    project: &Project,
+    manifest: &Manifest,
     tools: &Tools,
 ) -> Result<Option<(Section, String)>> {
-    let document = (tools.describe)(component, &project.manifest).map_err(|error| {
+    let document = (tools.describe)(component, manifest).map_err(|error| {
         Failure::new(format!(
             "{} is compiled, but no host could run it",
-            project.manifest.name
+            manifest.name
         ))
         .detail(format!("{error:#}"))
     })?;
@@ -184,7 +184,23 @@ fn write_whole(file: &Path, content: &[u8]) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure;
     use crate::inspection::tests::order;
+
+    #[test]
+    fn a_component_that_fails_to_describe_itself_fails_the_build() {
+        let text = "name = \"shop\"\n[http]\nroutes = [\"/\"]\n";
+        let manifest = Manifest::parse(text, "service.toml").expect("it is valid");
+        let tools = Tools {
+            describe: |_, _| anyhow::bail!("the handler trapped\nclosed on Sundays"),
+        };
+        let error = openapi(b"", &manifest, &tools).expect_err("it fails");
+        assert_eq!(
+            show::plain(&failure::render(&error)),
+            "error: shop is compiled, but no host could run it\n  the handler trapped\n  \
+             closed on Sundays"
+        );
+    }
 
     #[test]
     fn a_build_says_what_it_made_and_what_is_next() {
