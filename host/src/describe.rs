@@ -46,7 +46,10 @@ pub fn openapi(bytes: &[u8], manifest: Manifest) -> Result<Option<String>, Descr
     let name = manifest.name.clone();
     let runtime = Runtime::brief()?;
     let component = runtime.load_once(bytes, Arc::new(manifest))?;
-    let executor = tokio::runtime::Builder::new_current_thread()
+    // A component that runs for long holds up this thread; the other one has the
+    // timer that ends it.
+    let executor = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
         .enable_time()
         .build()
         .map_err(DescribeError::Start)?;
