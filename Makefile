@@ -82,12 +82,15 @@ seeds: build ## build the seed services to target/tidemill
 		$(TIDEMILL) build --profile guest handlers/$$seed || exit 1; \
 	done
 
+# These are as cargo builds them, without what `tidemill build` adds. In a folder
+# of their own, since its flags are others: they would be built again each time.
 .PHONY: guests
 guests: $(TARGET)/.toolchain ## build the misbehaving components of the tests
-	@$(CARGO) build $(LOCKED) --profile guest --target $(WASM) $(GUESTS:%=-p tidemill-guest-%)
+	@$(CARGO) build $(LOCKED) --profile guest --target $(WASM) --target-dir $(TARGET)/guests \
+		$(GUESTS:%=-p tidemill-guest-%)
 	@mkdir -p $(COMPONENTS)/guests
 	@for guest in $(GUESTS); do \
-		cp $(TARGET)/$(WASM)/guest/tidemill_guest_$$guest.wasm $(COMPONENTS)/guests/$$guest.wasm || exit 1; \
+		cp $(TARGET)/guests/$(WASM)/guest/tidemill_guest_$$guest.wasm $(COMPONENTS)/guests/$$guest.wasm || exit 1; \
 	done
 
 # rustup may be told not to install by itself what rust-toolchain.toml names

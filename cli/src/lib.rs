@@ -1,5 +1,6 @@
-//! The client side of the `tidemill` command: `new`, `build`, `deploy`, `history`,
-//! `rollback`, `promote`, `hosts`, `services`, `logs`, `state`, `replay`, `dead-letters`, `pause`, `resume`,
+//! The client side of the `tidemill` command: `new`, `build`, `inspect`, `deploy`,
+//! `history`, `rollback`, `promote`, `hosts`, `services`, `logs`, `state`, `replay`,
+//! `dead-letters`, `pause`, `resume`,
 //! `offsets`, `remove`, `invoke`.
 //!
 //! The binary is the host's: it flattens [`Command`] beside its own `serve`.
@@ -10,27 +11,34 @@ mod ask;
 mod client;
 mod commands;
 mod failure;
+mod inspection;
+mod licences;
 mod project;
+mod sbom;
 mod show;
+mod tools;
 mod value;
 
 use std::process::ExitCode;
 
 use commands::{
-    build, dead_letters, deploy, history, hosts, invoke, logs, new, offsets, pause, remove, replay,
-    rollback, services, state,
+    build, dead_letters, deploy, history, hosts, inspect, invoke, logs, new, offsets, pause,
+    remove, replay, rollback, services, state,
 };
 
 pub use client::{Admin, Connection};
 pub use show::{clean, size};
+pub use tools::Tools;
 
 /// The commands of `tidemill` other than `serve`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Start a new service: a project that builds, tests and deploys as it is
     New(new::Args),
-    /// Compile a service to one file: the component with its manifest in it
+    /// Compile a service to one file: the component with all that is to be known of it
     Build(build::Args),
+    /// Show what is in a component file, and what it could do if deployed
+    Inspect(inspect::Args),
     /// Put a service on all hosts, at once
     Deploy(deploy::Args),
     /// Show what ran of a service, and what runs
@@ -68,10 +76,11 @@ impl Command {
     /// Runs the command to its end. What went wrong is on standard error by
     /// then, and the exit code is 1.
     #[must_use]
-    pub fn run(self) -> ExitCode {
+    pub fn run(self, tools: &Tools) -> ExitCode {
         let result = match self {
             Self::New(args) => new::run(args),
-            Self::Build(args) => build::run(&args),
+            Self::Build(args) => build::run(&args, tools),
+            Self::Inspect(args) => inspect::run(&args),
             Self::Deploy(args) => deploy::run(&args),
             Self::History(args) => history::run(&args),
             Self::Rollback(args) => rollback::rollback(&args),

@@ -41,7 +41,7 @@ pub enum DeployError {
     )]
     NoManifest,
     /// The section that should hold the manifest does not.
-    #[error("the component's manifest cannot be read: {0}")]
+    #[error("the component's sections cannot be read: {0}")]
     BadSection(String),
     /// The manifest is wrong.
     #[error("{0}")]
@@ -270,7 +270,7 @@ impl Host {
         let size = component.len() as u64;
         let (host, of) = (self.clone(), digest.clone());
         let checked = tokio::task::spawn_blocking(move || host.check(&component, &of)).await??;
-        let openapi = describe(&checked.component).await?;
+        let openapi = describe(&checked.component, checked.openapi).await?;
         let compiled_in = checked.component.compiled_in();
         let revision = Arc::new(Revision {
             slots: Slots::of(&checked.manifest.limits),
@@ -419,7 +419,10 @@ impl Host {
         let manifest = Arc::new(manifest);
         let short = digest.get(..12).unwrap_or(digest);
         let component = self.runtime.load(bytes, manifest.clone(), short)?;
+        let openapi = tidemill_manifest::openapi(bytes);
+        let openapi = openapi.map_err(|error| DeployError::BadSection(error.to_string()))?;
         Ok(Checked {
+            openapi,
             manifest,
             manifest_text,
             component,
@@ -539,17 +542,23 @@ impl Host {
 
 /// A component that passed all checks but those against other services.
 struct Checked {
+    openapi: Option<String>,
     manifest: Arc<Manifest>,
     manifest_text: String,
     component: crate::runtime::Component,
 }
 
-/// Starts a first instance, and asks it for its OpenAPI document.
+/// Starts a first instance. Its OpenAPI document is in its file, or it is asked
+/// for it.
 async fn describe(
     component: &crate::runtime::Component,
+    embedded: Option<String>,
 ) -> Result<Option<serde_json::Value>, DeployError> {
     component.warm().await.map_err(DeployError::Start)?;
-    let document = component.describe().await.map_err(DeployError::Start)?;
+    let document = match embedded {
+        Some(document) => Some(document),
+        None => component.describe().await.map_err(DeployError::Start)?,
+    };
     document
         .map(|document| serde_json::from_str(&document).map_err(DeployError::OpenApi))
         .transpose()

@@ -5,6 +5,7 @@ pub mod admin;
 pub mod checks;
 pub mod dead_letters;
 pub mod deployments;
+pub mod describe;
 pub mod dispatch;
 pub mod effects;
 pub mod events;

@@ -67,13 +67,7 @@ pub struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let file = if args.path.is_dir() {
-        built(&args.path)?
-    } else {
-        args.path.clone()
-    };
-    let component = read(&file)?;
-    let component = with_manifest(component, &file, args.manifest.as_deref())?;
+    let (_, component) = component(&args.path, args.manifest.as_deref())?;
     let (deployed, json) = Client::new(&args.connection).call::<Deployed>(
         Method::POST,
         &args.target(),
@@ -136,6 +130,18 @@ fn encoded(text: &str) -> String {
     bytes.collect()
 }
 
+/// A component that can be deployed, and its file: the one that a path names, or
+/// the one that was built in it, with the manifest that is to be used.
+pub(super) fn component(path: &Path, manifest: Option<&Path>) -> Result<(PathBuf, Vec<u8>)> {
+    let file = if path.is_dir() {
+        built(path)?
+    } else {
+        path.to_owned()
+    };
+    let component = with_manifest(read(&file)?, &file, manifest)?;
+    Ok((file, component))
+}
+
 /// The component that `tidemill build` made of a project.
 fn built(dir: &Path) -> Result<PathBuf> {
     let project = Project::open(dir)?;
@@ -189,9 +195,11 @@ fn with_manifest(component: Vec<u8>, file: &Path, named: Option<&Path>) -> Resul
         | SectionError::Damaged(_)),
     ) = &embedded
     {
-        return Err(Failure::new(format!("{shown} cannot be deployed"))
-            .detail(error.to_string())
-            .into());
+        return Err(
+            Failure::new(format!("{shown} is no component that can be deployed"))
+                .detail(error.to_string())
+                .into(),
+        );
     }
     if let Some(named) = named {
         let (text, _) = project::read_manifest(named)?;

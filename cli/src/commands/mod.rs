@@ -6,6 +6,7 @@ pub(crate) mod dead_letters;
 pub(crate) mod deploy;
 pub(crate) mod history;
 pub(crate) mod hosts;
+pub(crate) mod inspect;
 pub(crate) mod invoke;
 pub(crate) mod logs;
 pub(crate) mod new;

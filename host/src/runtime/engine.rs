@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tidemill_manifest::Manifest;
 use wasmtime::component::Linker;
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
 
 use super::bindings;
 use super::compiler::Compiler;
@@ -55,12 +55,31 @@ impl Runtime {
     /// Starts the engine. Compiled components are kept in the folder `cache`,
     /// which must be writable by this user alone: what is in it is run.
     pub fn new(cache: &Path, bounds: Bounds) -> Result<Runtime, LoadError> {
-        let engine = engine().map_err(LoadError::Engine)?;
-        let linker = linker(&engine).map_err(LoadError::Engine)?;
         std::fs::create_dir_all(cache).map_err(|cause| LoadError::Cache {
             path: cache.to_owned(),
             cause,
         })?;
+        Runtime::start(engine(), cache, bounds)
+    }
+
+    /// A runtime for a component that is asked something and let go: it keeps no
+    /// cache, and compiles fast rather than well.
+    pub fn brief() -> Result<Runtime, LoadError> {
+        let bounds = Bounds {
+            memory: u64::MAX,
+            long_calls: 1,
+            compiler: Compiler::Here,
+        };
+        Runtime::start(brief_engine(), Path::new(""), bounds)
+    }
+
+    fn start(
+        engine: wasmtime::Result<Engine>,
+        cache: &Path,
+        bounds: Bounds,
+    ) -> Result<Runtime, LoadError> {
+        let engine = engine.map_err(LoadError::Engine)?;
+        let linker = linker(&engine).map_err(LoadError::Engine)?;
         // One ticker for all guests; it ends with the engine.
         let ticked = engine.weak();
         std::thread::Builder::new()
@@ -100,6 +119,14 @@ impl Runtime {
     ) -> Result<Component, LoadError> {
         let (compiled, took) = self.compile(bytes)?;
         Component::check(compiled, took, self, manifest, revision)
+    }
+
+    /// As `load`, in this process and past the cache.
+    pub fn load_once(&self, bytes: &[u8], manifest: Arc<Manifest>) -> Result<Component, LoadError> {
+        recognise(bytes)?;
+        let component = wasmtime::component::Component::new(&self.engine, bytes)
+            .map_err(|cause| LoadError::NotValid(format!("{cause:#}")))?;
+        Component::check(component, None, self, manifest, "")
     }
 
     fn compile(
@@ -212,6 +239,13 @@ fn engine() -> wasmtime::Result<Engine> {
 /// is for the one that runs.
 pub(super) fn compiling_engine() -> wasmtime::Result<Engine> {
     Engine::new(&config())
+}
+
+/// An engine for a component or two, which need not be fast.
+fn brief_engine() -> wasmtime::Result<Engine> {
+    let mut config = config();
+    config.cranelift_opt_level(OptLevel::None);
+    Engine::new(&config)
 }
 
 fn config() -> Config {
