@@ -59,7 +59,7 @@ fn render(history: &History, now: SystemTime) -> String {
                 marked.take(entry),
                 show::styled(BOLD, &show::short(&entry.revision)),
                 what(entry.action).to_owned(),
-                show::age(entry.at, now),
+                format!("{} ago", show::age(entry.at, now)),
                 show::styled(
                     DIM,
                     &entry.why.as_deref().map(show::clean).unwrap_or_default(),
@@ -183,12 +183,13 @@ mod tests {
         };
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(121);
         let text = show::plain(&render(&history, now));
+        let lines = text.lines().map(|line| format!("{}\n", line.trim_end()));
         assert_eq!(
-            text,
+            lines.collect::<String>(),
             "        REVISION      WHAT                       WHEN\n\
              canary  cccc00000003  canary                     21 s ago\n\
-             live    aaaa00000001  rolled back to, by itself  60 s ago  6 of 10 calls failed\n\
-             \u{20}       bbbb00000002  deployed                   61 s ago\n\
+             live    aaaa00000001  rolled back to, by itself  1 min ago  6 of 10 calls failed\n\
+             \u{20}       bbbb00000002  deployed                   1 min ago\n\
              \u{20}       aaaa00000001  deployed                   2 min ago\n\
              \n\
              cccc00000003 has 5% of the requests, by cookie:session and partitions 0, 3: \
