@@ -131,6 +131,7 @@ fn router(host: Arc<Host>, access: Arc<Access>, patience: Duration) -> Router {
             get(operate::offsets).post(operate::reset),
         )
         .route("/metrics", get(metrics))
+        .route("/openapi.json", get(openapi))
         .method_not_allowed_fallback(no_such_method)
         .layer(from_fn_with_state(other, body::read));
     Router::new()
@@ -153,6 +154,12 @@ fn router(host: Arc<Host>, access: Arc<Access>, patience: Duration) -> Router {
             )
         })
         .with_state(host)
+}
+
+/// The API itself, for tools.
+async fn openapi() -> Response {
+    let document = include_str!("openapi.json");
+    ([(header::CONTENT_TYPE, "application/json")], document).into_response()
 }
 
 async fn no_such_method() -> Response {

@@ -363,3 +363,76 @@ fn a_dry_run_does_all_checks_and_changes_nothing() {
     assert_eq!(done["revision"], looked["revision"]);
     assert_eq!(done["created_topics"], looked["created_topics"]);
 }
+
+/// The user service under another name: a component of ordinary size.
+fn user(name: &str, note: &str) -> Component {
+    tidemill_tests::seed("user").edited(&[
+        ("name = \"user\"\n", &format!("# {note}\nname = {name:?}\n")),
+        ("\"/users\"", &format!("\"/{name}\"")),
+    ])
+}
+
+#[test]
+fn the_next_request_after_a_deploy_is_answered_by_it_on_every_host() {
+    let rounds = if long() { 20 } else { 4 };
+    let kafka = Kafka::shared();
+    let fleet = Fleet::of((0..2).map(|_| Host::builder().kafka(kafka).ready()));
+    let name = unique("soon");
+    let components: Vec<Component> = (0..rounds)
+        .map(|number| user(&name, &number.to_string()))
+        .collect();
+    // Each is new to the hosts the first time, and compiled the second time.
+    for turn in ["new", "known"] {
+        let mut times = Vec::new();
+        for component in &components {
+            let began = Instant::now();
+            let deployed = fleet.host(0).deploy(component);
+            let mut answered = Vec::new();
+            for number in 0..2 {
+                let reply = fleet.client(number).get(&format!("/{name}"));
+                let by = reply.header("tidemill-revision").to_owned();
+                assert_eq!(by, digest(&deployed), "{reply:?}");
+                answered.push(began.elapsed());
+            }
+            times.push(answered);
+        }
+        for (number, host) in ["the host that was asked", "another"].iter().enumerate() {
+            let mut times: Vec<Duration> = times.iter().map(|one| one[number]).collect();
+            times.sort_unstable();
+            let (median, most) = (times[times.len() / 2], times[times.len() - 1]);
+            println!(
+                "{turn}: from deploy to an answer of {host}: median {median:?}, most {most:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_host_with_an_empty_disk_runs_all_of_a_large_fleet_before_it_is_ready() {
+    let services = if long() { 100 } else { 15 };
+    let kafka = Kafka::shared();
+    let host = Host::builder().kafka(kafka).ready();
+    let fleet = unique("large");
+    let names: Vec<String> = (0..services)
+        .map(|number| format!("{fleet}-{number}"))
+        .collect();
+    for name in &names {
+        let _ = host.try_deploy(&user(name, "")).expect(200);
+    }
+    let began = Instant::now();
+    let joined = Host::builder().kafka(kafka).ready();
+    println!("{services} services, ready after {:?}", began.elapsed());
+    for name in &names {
+        let reply = joined.http().get(&format!("/{name}"));
+        assert!(!reply.header("tidemill-revision").is_empty(), "{reply:?}");
+    }
+    let mut joined = joined;
+    assert!(joined.terminate().success());
+    let began = Instant::now();
+    joined.restart();
+    joined.ready();
+    println!(
+        "{services} services, ready again after {:?}",
+        began.elapsed()
+    );
+}

@@ -1,9 +1,10 @@
 //! What the documentation says of the tests.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use tidemill_tests::root;
+use tidemill_tests::{Host, root};
 
 /// The rows of all tables of a page, without their heads: the cells.
 fn rows(page: &str) -> Vec<Vec<String>> {
@@ -61,4 +62,51 @@ fn each_failure_that_is_documented_has_a_test_that_exists() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Paths and methods that the admin API's page names, without its links.
+fn of_page() -> BTreeSet<(String, String)> {
+    let page = fs::read_to_string(root().join("docs/admin-api.md")).unwrap();
+    let table = page.split("| resource | method |").nth(1).unwrap();
+    let table = table.split("\n\n").next().unwrap();
+    let mut named = BTreeSet::new();
+    for row in rows(&format!("| resource | method |{table}")) {
+        // "[`/a`, `…/b`](#c)": the second is beside the first.
+        let paths: Vec<&str> = row[0].split('`').skip(1).step_by(2).collect();
+        for path in &paths {
+            let path = match path.strip_prefix('…') {
+                Some(last) => {
+                    let first = paths[0].rsplit_once('/').unwrap().0;
+                    format!("{first}{last}")
+                }
+                None => (*path).to_owned(),
+            };
+            named.insert((path, row[1].to_lowercase()));
+        }
+    }
+    named
+}
+
+#[test]
+fn the_admin_api_is_what_its_document_and_its_page_say() {
+    let host = Host::embedded([]);
+    let document = host.admin().get("/openapi.json").expect(200).json();
+    let mut described = BTreeSet::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for method in methods.as_object().unwrap().keys() {
+            described.insert((path.clone(), method.clone()));
+            // It is there: what is missing is the service.
+            let target = path.replace("{name}", "nobody").replace("{id}", "0@1");
+            let target = target.replace("{table}", "t");
+            let reply = host.admin().send(&method.to_uppercase(), &target, &[], b"");
+            assert!(reply.status != 405, "{method} {path}: {reply:?}");
+            assert!(
+                !reply.text().contains("problem:no-route"),
+                "{method} {path}: {reply:?}"
+            );
+        }
+    }
+    let mut named = of_page();
+    assert!(named.remove(&("/openapi.json".to_owned(), "get".to_owned())));
+    assert_eq!(described, named);
 }
