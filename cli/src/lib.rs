@@ -1,5 +1,5 @@
-//! The client side of the `tidemill` command: `new`, `build`, `deploy`,
-//! `services`, `logs`, `state`, `replay`, `dead-letters`, `pause`, `resume`,
+//! The client side of the `tidemill` command: `new`, `build`, `dev`,
+//! `deploy`, `services`, `logs`, `state`, `replay`, `dead-letters`, `pause`, `resume`,
 //! `offsets`, `remove`, `invoke`.
 //!
 //! The binary is the host's: it flattens [`Command`] beside its own `serve`.
@@ -17,7 +17,8 @@ mod value;
 use std::process::ExitCode;
 
 use commands::{
-    build, dead_letters, deploy, invoke, logs, new, offsets, pause, remove, replay, services, state,
+    build, dead_letters, deploy, dev, invoke, logs, new, offsets, pause, remove, replay, services,
+    state,
 };
 
 pub use client::{Admin, Connection};
@@ -30,6 +31,8 @@ pub enum Command {
     New(new::Args),
     /// Compile a service to one file: the component with its manifest in it
     Build(build::Args),
+    /// Watch services: build and deploy what is saved, show what they do
+    Dev(dev::Args),
     /// Put a service on a running host, at once
     Deploy(deploy::Args),
     /// List what a host runs, or show one service in detail
@@ -63,6 +66,7 @@ impl Command {
         let result = match self {
             Self::New(args) => new::run(args),
             Self::Build(args) => build::run(&args),
+            Self::Dev(args) => dev::run(&args),
             Self::Deploy(args) => deploy::run(&args),
             Self::Services(args) => services::run(&args),
             Self::Logs(args) => logs::run(&args),

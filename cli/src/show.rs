@@ -20,7 +20,7 @@ pub(crate) const HINT: Style = color(AnsiColor::Cyan).bold();
 pub(crate) const WARNING: Style = color(AnsiColor::Yellow).bold();
 pub(crate) const GOOD: Style = color(AnsiColor::Green).bold();
 pub(crate) const FAIR: Style = color(AnsiColor::Yellow);
-const BAD: Style = color(AnsiColor::Red);
+pub(crate) const BAD: Style = color(AnsiColor::Red);
 pub(crate) const FINE: Style = color(AnsiColor::Green);
 
 /// Prints to standard output. A reader that has seen enough (`| head`) is fine.

@@ -105,6 +105,8 @@ pub async fn event(
         drop(in_flight);
         let Err(Failure::Crowded { limit }) = &ran else {
             service.metrics.ran(Kind::Event, &ran, started.elapsed());
+            let invocations = &service.invocations;
+            invocations.ran(revision, event, attempt, &ran, started.elapsed());
             span.end(&mut ran);
             return ran;
         };

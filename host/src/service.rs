@@ -12,6 +12,7 @@ use tidemill_manifest::Manifest;
 use tokio::sync::watch;
 
 use crate::kafka::{End, Ends, Source};
+use crate::logs::Invocations;
 use crate::metrics::ServiceMetrics;
 use crate::runtime::Component;
 use crate::slots::Slots;
@@ -56,6 +57,8 @@ pub struct Service {
     pub metrics: ServiceMetrics,
     /// Its state on this host; empty unless it is granted.
     pub state: State,
+    /// For who watches its invocations.
+    pub(crate) invocations: Arc<Invocations>,
 }
 
 impl Service {
@@ -69,6 +72,7 @@ impl Service {
             board: Board::default(),
             metrics,
             state,
+            invocations: Arc::default(),
         }
     }
 

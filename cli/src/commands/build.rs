@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -60,14 +60,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     project.check_cdylib()?;
     ensure_target(&project.dir)?;
     let artifact = cargo_build(&project, &args.profile, &args.cargo)?;
-    let component = fs::read(&artifact)
-        .with_context(|| format!("cannot read what cargo built, {}", artifact.display()))?;
-    if let Err(error) = tidemill_manifest::embedded(&component) {
-        return Err(Failure::new("cargo built something else than a component")
-            .detail(format!("{}: {error}", artifact.display()))
-            .into());
-    }
-    let component = tidemill_manifest::embed(&component, &project.text);
+    let component = component(&project, &artifact)?;
     let file = project.component();
     write_whole(&file, &component).with_context(|| format!("cannot write {}", file.display()))?;
     let built = Built {
@@ -86,6 +79,18 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         show::print(&render(&built, &project.manifest, &deploy))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The component of a project: what cargo built, with the manifest in it.
+pub(crate) fn component(project: &Project, artifact: &Path) -> Result<Vec<u8>> {
+    let component = fs::read(artifact)
+        .with_context(|| format!("cannot read what cargo built, {}", artifact.display()))?;
+    if let Err(error) = tidemill_manifest::embedded(&component) {
+        return Err(Failure::new("cargo built something else than a component")
+            .detail(format!("{}: {error}", artifact.display()))
+            .into());
+    }
+    Ok(tidemill_manifest::embed(&component, &project.text))
 }
 
 fn render(built: &Built, manifest: &Manifest, deploy: &str) -> String {
@@ -117,7 +122,7 @@ fn render(built: &Built, manifest: &Manifest, deploy: &str) -> String {
 }
 
 /// Makes sure that Rust's standard library for the target is there.
-fn ensure_target(dir: &Path) -> Result<()> {
+pub(crate) fn ensure_target(dir: &Path) -> Result<()> {
     let output = program("rustc", dir)
         .args(["--print", "target-libdir", "--target", TARGET])
         .output()
@@ -159,14 +164,21 @@ struct MessageTarget {
     crate_types: Vec<String>,
 }
 
+/// Cargo building a project, without what it is to say and how.
+pub(crate) fn cargo(project: &Project, profile: &str) -> Command {
+    let mut cargo = program("cargo", &project.dir);
+    cargo
+        .args(["build", "--lib", "--target", TARGET, "--profile", profile])
+        .stdout(Stdio::piped());
+    cargo
+}
+
 /// Runs cargo, with its progress and its errors on standard error. The answer
 /// is the component's file.
 fn cargo_build(project: &Project, profile: &str, more: &[String]) -> Result<PathBuf> {
-    let mut cargo = program("cargo", &project.dir)
-        .args(["build", "--lib", "--target", TARGET, "--profile", profile])
+    let mut cargo = cargo(project, profile)
         .arg("--message-format=json-render-diagnostics")
         .args(more)
-        .stdout(Stdio::piped())
         .spawn()
         .map_err(|error| project::not_started("cargo", &error))?;
     let mut artifact = None;
@@ -184,7 +196,7 @@ fn cargo_build(project: &Project, profile: &str, more: &[String]) -> Result<Path
 }
 
 /// The component that a message of cargo's names, if it is of this package.
-fn component_of(line: &str, dir: &Path) -> Option<PathBuf> {
+pub(crate) fn component_of(line: &str, dir: &Path) -> Option<PathBuf> {
     let message: Message = serde_json::from_str(line).ok()?;
     let ours = message.reason == "compiler-artifact"
         && message.manifest_path == dir.join("Cargo.toml")
@@ -209,7 +221,7 @@ fn write_whole(file: &Path, content: &[u8]) -> std::io::Result<()> {
     fs::rename(&unfinished, file).inspect_err(|_| drop(fs::remove_file(&unfinished)))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -51,17 +51,18 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     let component = read(&file)?;
     let component = with_manifest(component, &file, args.manifest.as_deref())?;
-    let (deployed, json) = Client::new(&args.connection).call::<Deployed>(
-        Method::POST,
-        "/v1/services",
-        Body::Component(component),
-    )?;
+    let (deployed, json) = deploy(&Client::new(&args.connection), component)?;
     if args.json {
         show::print(&format!("{json}\n"))?;
     } else {
         show::print(&render(&deployed))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Deploys a component. The answer is what the host did, and as JSON.
+pub(crate) fn deploy(client: &Client, component: Vec<u8>) -> Result<(Deployed, String)> {
+    client.call(Method::POST, "/v1/services", Body::Component(component))
 }
 
 /// The component that `tidemill build` made of a project.
@@ -167,6 +168,13 @@ fn render(deployed: &Deployed) -> String {
             )
         }
     };
+    text.push_str(&facts(deployed));
+    text
+}
+
+/// Where it is reached, and what it is connected to.
+pub(crate) fn facts(deployed: &Deployed) -> String {
+    let name = show::line(&deployed.name, 63);
     let url = deployed.url.trim_end_matches('/');
     let mut fields = Vec::new();
     if !deployed.routes.is_empty() {
@@ -205,8 +213,7 @@ fn render(deployed: &Deployed) -> String {
     if !deployed.routes.is_empty() {
         fields.push(("docs", format!("{url}/docs")));
     }
-    text.push_str(&show::fields(&fields));
-    text
+    show::fields(&fields)
 }
 
 /// A route as a URL; one with a host name of its own keeps it.

@@ -3,6 +3,7 @@
 pub(crate) mod build;
 pub(crate) mod dead_letters;
 pub(crate) mod deploy;
+pub(crate) mod dev;
 pub(crate) mod invoke;
 pub(crate) mod logs;
 pub(crate) mod new;
