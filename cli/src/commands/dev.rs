@@ -25,7 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::LogLine;
 use crate::client::{Client, Connection, service_path};
-use crate::commands::build;
+use crate::commands::{build, deploy};
 use crate::failure::Failure;
 use crate::project::{self, MANIFEST, Project};
 
@@ -142,9 +142,10 @@ struct Service {
     artifact: Option<PathBuf>,
     /// What has changed since the last cycle began.
     dirty: Option<Dirty>,
-    /// Warnings that were shown, and facts.
+    /// Warnings that were shown.
     shown: HashSet<String>,
-    facts: String,
+    /// Routes and topics that were shown.
+    places: Option<(Vec<String>, Vec<String>)>,
     /// Digests that were deployed from here.
     ours: HashSet<String>,
     /// Under which name its log is followed.
@@ -202,7 +203,7 @@ impl<'a> Dev<'a> {
                 sources,
                 artifact: None,
                 shown: HashSet::new(),
-                facts: String::new(),
+                places: None,
                 ours: HashSet::new(),
                 followed: None,
             });
@@ -286,6 +287,10 @@ impl<'a> Dev<'a> {
                 manifest_only: true,
                 cargo_toml: false,
             });
+            // Editors write a file beside it, and rename that.
+            if dirty.file.as_ref().is_some_and(|known| !known.exists()) {
+                dirty.file = file.map(Path::to_path_buf);
+            }
             dirty.manifest_only &= manifest_only;
             dirty.cargo_toml |= cargo_toml;
         }
@@ -401,11 +406,14 @@ impl<'a> Dev<'a> {
             Outcome::Serving(served) => {
                 let before = service.serving.replace(served.deployed.revision.clone());
                 service.ours.insert(served.deployed.revision.clone());
-                let facts = crate::commands::deploy::facts(&served.deployed);
-                let facts = (service.facts != facts).then(|| {
-                    service.facts.clone_from(&facts);
-                    facts
-                });
+                // Where it is reached is said when that is news.
+                let places = (
+                    served.deployed.routes.clone(),
+                    served.deployed.subscribes.clone(),
+                );
+                let facts = (service.places.as_ref() != Some(&places))
+                    .then(|| deploy::facts(&served.deployed));
+                service.places = Some(places);
                 let new = before.as_ref() != service.serving.as_ref();
                 self.screen
                     .serving(number, &served, new, facts.as_deref())?;

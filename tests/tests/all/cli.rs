@@ -1,5 +1,6 @@
 //! The command line, as a person uses it.
 
+mod dev;
 mod operating;
 
 use std::process::Command;
@@ -101,8 +102,10 @@ fn every_command_explains_itself() {
         "serve",
         "new",
         "build",
+        "dev",
         "deploy",
         "services",
+        "logs",
         "state",
         "replay",
         "dead-letters",

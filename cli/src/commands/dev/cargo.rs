@@ -18,7 +18,7 @@ use super::News;
 use crate::commands::build::component_of;
 use crate::project;
 
-/// A build that takes longer shows what it compiles.
+/// A build that takes longer shows how far it is, and so often.
 const LONG: Duration = Duration::from_secs(2);
 
 /// Stops a build, now or before it has begun.
@@ -139,8 +139,10 @@ pub(super) fn run(
 /// long, and returned for a build that fails without the compiler.
 fn listen(stderr: impl Read, service: usize, began: Instant, tell: &Sender<News>) -> String {
     let mut words = String::new();
+    let mut told = began;
     for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-        if began.elapsed() > LONG {
+        if told.elapsed() > LONG {
+            told = Instant::now();
             let _ = tell.send(News::Cargo(service, line.clone()));
         }
         words.push_str(&line);

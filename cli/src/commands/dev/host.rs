@@ -75,7 +75,8 @@ impl Host {
                 .hint("a host is only started on this machine: see --admin")
                 .into());
         }
-        let child = start(wanted, &admin, tell)?;
+        let dir = free(&wanted.dir);
+        let child = start(wanted, &dir, &admin, tell)?;
         let mut host = Host {
             connection: wanted.connection.clone(),
             started: Some(Started {
@@ -84,7 +85,7 @@ impl Host {
                 kafka: wanted.kafka.map(str::to_owned),
             }),
         };
-        match host.wait(&wanted.dir, news) {
+        match host.wait(&dir, news) {
             Ok(true) => Ok(Some(host)),
             Ok(false) => {
                 host.stop();
@@ -195,14 +196,14 @@ fn is_here(address: &str) -> bool {
 
 /// Starts a host. It is this very program; it ends when its input does, so that it
 /// never outlives this command, and Ctrl-C is not for it.
-fn start(wanted: &Wanted<'_>, admin: &str, tell: &Sender<News>) -> Result<Child> {
-    empty(&wanted.dir).with_context(|| format!("cannot empty {}", wanted.dir.display()))?;
+fn start(wanted: &Wanted<'_>, dir: &Path, admin: &str, tell: &Sender<News>) -> Result<Child> {
+    empty(dir).with_context(|| format!("cannot empty {}", dir.display()))?;
     let program = std::env::current_exe().context("cannot tell where this program is")?;
     let mut command = Command::new(program);
     command
         .args(["serve", "--until-stdin-ends", "--log-format", "json"])
         .args(["--grace", "5", "--admin", admin, "--data-dir"])
-        .arg(&wanted.dir);
+        .arg(dir);
     for (option, value) in [("--http", wanted.http), ("--kafka", wanted.kafka)] {
         if let Some(value) = value {
             command.args([option, value]);
@@ -226,6 +227,17 @@ fn start(wanted: &Wanted<'_>, admin: &str, tell: &Sender<News>) -> Result<Child>
         thread::spawn(move || listen(stderr, &tell));
     }
     Ok(child)
+}
+
+/// The folder, or one beside it if another host has it.
+fn free(dir: &Path) -> PathBuf {
+    let others = (2..).map(|number: u32| dir.with_file_name(format!("dev-{number}")));
+    let mut dirs = std::iter::once(dir.to_path_buf()).chain(others);
+    let free = dirs.find(|dir| {
+        let lock = fs::File::open(dir.join("lock"));
+        lock.map_or(true, |lock| lock.try_lock().is_ok())
+    });
+    free.unwrap_or_else(|| dir.to_path_buf())
 }
 
 /// A host begins with nothing but what it compiled before: what was deployed in an

@@ -5,14 +5,15 @@
 pub(super) const NAME: &str = "tidemill-dev";
 
 /// What it is. Code that is not optimised at all compiles soonest here, but is so
-/// large that the host's compiler takes seconds for it: see docs/cli.md.
+/// large that the host's compiler takes seconds for it. (For the project of
+/// `tidemill new`: 30 MB, against 1.2 MB, and 0.6 s of compiling either way.)
 const SETTINGS: [&str; 6] = [
     "inherits=\"dev\"",
-    "opt-level=1",
+    "opt-level=\"s\"",
     "debug=false",
+    "debug-assertions=false",
     "strip=\"debuginfo\"",
     "panic=\"abort\"",
-    "package.\"*\".opt-level=\"s\"",
 ];
 
 /// The arguments that tell cargo of it.

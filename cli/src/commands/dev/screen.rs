@@ -231,7 +231,9 @@ impl Screen {
 
 /// What a host says about itself, if it is trouble.
 pub(super) fn print_host(line: &LogLine) -> Result<()> {
-    if line.level >= Level::Warn {
+    // Who deploys hears of a refusal itself.
+    let refused = line.event.as_deref() == Some("deploy.refused");
+    if line.level >= Level::Warn && !refused {
         show::print(&format!("{}\n", logs::said(line)))?;
     }
     Ok(())
