@@ -1,6 +1,7 @@
 //! The engine: one for the host, with its linker, its ticker and its cache of
 //! compiled components.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -109,15 +110,15 @@ impl Runtime {
         use std::hash::{Hash, Hasher};
 
         recognise(bytes)?;
-        // The digest of the content, and of everything in the engine that the
-        // compiled form depends on.
+        // The digest of the content, but for the manifest, which is not compiled,
+        // and of everything in the engine that the compiled form depends on.
         let mut engine = std::hash::DefaultHasher::new();
         self.engine
             .precompile_compatibility_hash()
             .hash(&mut engine);
         let file = self.cache.join(format!(
             "{}-{:016x}.cwasm",
-            hex(&Sha256::digest(bytes)),
+            hex(&Sha256::digest(without_manifest(bytes))),
             engine.finish()
         ));
         if file.exists() {
@@ -159,6 +160,15 @@ impl Runtime {
 
     pub(super) fn linker(&self) -> &Linker<Context> {
         &self.linker
+    }
+}
+
+/// A component with the same manifest as any other: none. One that is damaged is
+/// left as it is.
+fn without_manifest(bytes: &[u8]) -> Cow<'_, [u8]> {
+    match tidemill_manifest::embedded(bytes) {
+        Ok(Some(_)) => Cow::Owned(tidemill_manifest::embed(bytes, "")),
+        _ => Cow::Borrowed(bytes),
     }
 }
 
