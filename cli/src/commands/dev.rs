@@ -78,7 +78,7 @@ enum News {
     /// A file has changed; none where it is not known which.
     Changed(Option<PathBuf>),
     /// A cycle is at its end.
-    Ended(Ended),
+    Ended(Box<Ended>),
     /// Cargo says how far it is.
     Cargo(usize, String),
     /// A line of the log of a service.
@@ -342,7 +342,7 @@ impl<'a> Dev<'a> {
         let tell = self.tell.clone();
         thread::spawn(move || {
             let ended = cycle.run(&tell);
-            let _ = tell.send(News::Ended(ended));
+            let _ = tell.send(News::Ended(Box::new(ended)));
         });
         self.active = Some(Active {
             service: number,
@@ -356,7 +356,7 @@ impl<'a> Dev<'a> {
         match news {
             News::Ended(ended) => {
                 self.active = None;
-                self.ended(ended)?;
+                self.ended(*ended)?;
             }
             News::Cargo(number, line) => self.screen.cargo(number, &line)?,
             News::Line(number, line) => {

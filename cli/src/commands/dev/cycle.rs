@@ -38,7 +38,7 @@ pub(super) struct Ended {
 }
 
 pub(super) enum Outcome {
-    Serving(Served),
+    Serving(Box<Served>),
     /// After so long.
     DoesNotCompile(Duration),
     /// What is the matter, and why.
@@ -67,14 +67,14 @@ impl Cycle {
             Err(outcome) => outcome,
             Ok(_) if self.cancel.is_cancelled() => Outcome::Cancelled,
             Ok((artifact, built)) => match self.deploy(&artifact) {
-                Ok(deployed) => Outcome::Serving(Served {
+                Ok(deployed) => Outcome::Serving(Box::new(Served {
                     deployed,
                     built,
                     rest: self
                         .since
                         .elapsed()
                         .saturating_sub(built.unwrap_or_default()),
-                }),
+                })),
                 Err(error) => Outcome::Failed("is not deployed", error),
             },
         };
