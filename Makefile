@@ -82,12 +82,15 @@ seeds: build ## build the seed services to target/tidemill
 		$(TIDEMILL) build --profile guest handlers/$$seed || exit 1; \
 	done
 
+# These are as cargo builds them, without what `tidemill build` adds. In a folder
+# of their own, since its flags are others: they would be built again each time.
 .PHONY: guests
 guests: $(TARGET)/.toolchain ## build the misbehaving components of the tests
-	@$(CARGO) build $(LOCKED) --profile guest --target $(WASM) $(GUESTS:%=-p tidemill-guest-%)
+	@$(CARGO) build $(LOCKED) --profile guest --target $(WASM) --target-dir $(TARGET)/guests \
+		$(GUESTS:%=-p tidemill-guest-%)
 	@mkdir -p $(COMPONENTS)/guests
 	@for guest in $(GUESTS); do \
-		cp $(TARGET)/$(WASM)/guest/tidemill_guest_$$guest.wasm $(COMPONENTS)/guests/$$guest.wasm || exit 1; \
+		cp $(TARGET)/guests/$(WASM)/guest/tidemill_guest_$$guest.wasm $(COMPONENTS)/guests/$$guest.wasm || exit 1; \
 	done
 
 # rustup may be told not to install by itself what rust-toolchain.toml names
@@ -105,13 +108,26 @@ $(TARGET)/.toolchain: rust-toolchain.toml
 # --------------------------------------------------------------- checking
 
 .PHONY: ci
-ci: fmt-check lint doc deny test ## what CI runs: all checks and all tests
+ci: fmt-check lint doc deny test packaging dist ## what CI runs: all checks and all tests
 
 .PHONY: test
 test: seeds guests venv h2spec ## run all tests, on the embedded broker and on a real Kafka
 	@kafka/kafka fetch
 	@$(CARGO) test --release $(LOCKED) --workspace $(if $(TESTS),-- $(TESTS))
 	@$(if $(TESTS),:,$(MAKE) monitoring)
+
+# What it checks with is 40 MB to fetch, so it is not in `make test`.
+.PHONY: packaging
+packaging: build venv ## check the image, Compose, Kubernetes and the unit
+	@cmp -s packaging/requirements.txt $(VENV)/.packaging || { \
+		$(VENV)/bin/pip install -q --disable-pip-version-check -r packaging/requirements.txt \
+		&& cp packaging/requirements.txt $(VENV)/.packaging; \
+	} || { echo "make packaging: NOT CHECKED: pip could not fetch what packaging/ is checked with" >&2; exit 0; }; \
+	packaging/check $(VENV) $(TIDEMILL)
+
+.PHONY: dist
+dist: build ## the release: target/dist/tidemill-VERSION-TRIPLE.tar.gz
+	@packaging/dist $(TIDEMILL) $(TARGET)/dist
 
 .PHONY: monitoring
 monitoring: ## hold metrics, alerts and dashboard against a real Prometheus

@@ -3,12 +3,18 @@
 //! One set of types for both sides, so that they cannot drift. Times are
 //! milliseconds since the Unix epoch, durations microseconds, sizes bytes.
 
+mod checks;
+mod deployments;
 mod logs;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
+pub use checks::{Change, Warning};
+pub use deployments::{
+    Action, Canary, Changed, Entry, History, HostStatus, Hosts, RollbackRequest, Sticky,
+};
 pub use logs::{Level, LogLine};
 
 /// Bytes in JSON: text where they are UTF-8, base64 (RFC 4648, section 4) else.
@@ -368,7 +374,7 @@ pub struct Settled {
 pub struct Paused {
     /// The service's name.
     pub name: String,
-    /// Whether it is paused on this host now.
+    /// Whether it is paused now, on all hosts.
     pub paused: bool,
     /// Whether that is what it was before.
     pub unchanged: bool,
@@ -483,6 +489,30 @@ pub struct Deployed {
     pub compile_us: Option<u64>,
     /// Where the service's routes are served: `http://127.0.0.1:8080`.
     pub url: String,
+    /// The deployment's number, which rises with each; 0 if nothing was deployed.
+    #[serde(default)]
+    pub number: u64,
+    /// Whether it was only looked what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// The share that this revision has; none if it runs for all.
+    #[serde(default)]
+    pub canary: Option<Canary>,
+    /// Until when it is on trial, in milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub trial_until: Option<u64>,
+    /// The live hosts, and whether they run it.
+    #[serde(default)]
+    pub hosts: Vec<HostStatus>,
+    /// What is not as it was in the revision that ran before.
+    #[serde(default)]
+    pub changes: Vec<Change>,
+    /// What may be a mistake.
+    #[serde(default)]
+    pub warnings: Vec<Warning>,
+    /// How many smoke calls it has passed.
+    #[serde(default)]
+    pub smoke: usize,
 }
 
 /// `DELETE /v1/services/{name}`.
@@ -492,6 +522,9 @@ pub struct Removed {
     pub name: String,
     /// The revision that ran.
     pub revision: String,
+    /// The live hosts, and whether it is gone from them.
+    #[serde(default)]
+    pub hosts: Vec<HostStatus>,
 }
 
 /// `POST /v1/services/{name}/invoke`: run a handler once, by hand.

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tidemill_manifest::Manifest;
 
 use crate::failure::Failure;
@@ -72,7 +73,7 @@ impl Project {
                 .hint("name the directory of a service, or make one with `tidemill new NAME`")
                 .into());
         }
-        let metadata = metadata(&dir)?;
+        let metadata: Metadata = metadata(&dir, &["--no-deps"], Stdio::piped())?;
         let package = metadata
             .packages
             .iter()
@@ -181,9 +182,17 @@ pub(crate) fn not_started(name: &str, error: &std::io::Error) -> Failure {
     }
 }
 
-fn metadata(dir: &Path) -> Result<Metadata> {
+/// What cargo says of a package, and of those that it is built of.
+/// What it says meanwhile goes to `progress`.
+pub(crate) fn metadata<T: DeserializeOwned>(
+    dir: &Path,
+    arguments: &[&str],
+    progress: Stdio,
+) -> Result<T> {
     let output = program("cargo", dir)
-        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .args(["metadata", "--format-version", "1"])
+        .args(arguments)
+        .stderr(progress)
         .output()
         .map_err(|error| not_started("cargo", &error))?;
     if !output.status.success() {

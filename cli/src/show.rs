@@ -125,7 +125,8 @@ pub(crate) fn count(number: u64) -> String {
 }
 
 /// Bytes in the unit that fits, to three digits.
-pub(crate) fn size(bytes: u64) -> String {
+#[must_use]
+pub fn size(bytes: u64) -> String {
     match bytes {
         0..1_000 => format!("{bytes} B"),
         1_000..1_000_000 => three(bytes as f64 / 1e3, "kB"),

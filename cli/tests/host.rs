@@ -27,6 +27,11 @@ struct Tidemill {
     command: tidemill_cli::Command,
 }
 
+/// No command here builds anything.
+const TOOLS: tidemill_cli::Tools = tidemill_cli::Tools {
+    describe: |_, _| Ok(None),
+};
+
 #[test]
 fn as_tidemill() {
     let Ok(arguments) = std::env::var("AS_TIDEMILL") else {
@@ -34,7 +39,7 @@ fn as_tidemill() {
     };
     let arguments = ["tidemill"].into_iter().chain(arguments.split('\u{1f}'));
     let tidemill = <Tidemill as clap::Parser>::parse_from(arguments);
-    let code = tidemill.command.run();
+    let code = tidemill.command.run(&TOOLS);
     // An exit code can't be read, only returned or compared.
     let success = format!("{code:?}") == format!("{:?}", std::process::ExitCode::SUCCESS);
     std::process::exit(i32::from(!success));

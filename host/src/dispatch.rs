@@ -32,6 +32,11 @@ pub async fn request(
     let ran = run_request(service, revision, request, &mut in_flight).await;
     drop(in_flight);
     service.metrics.ran(Kind::Request, &ran, started.elapsed());
+    let failed = match &ran {
+        Ok((response, _)) => response.status.is_server_error(),
+        Err(failure) => failure.is_the_handlers(),
+    };
+    revision.tally.count(failed);
     let (response, mut effects) = ran?;
     if response.status.is_server_error() {
         effects = Effects::default();
@@ -105,6 +110,8 @@ pub async fn event(
         drop(in_flight);
         let Err(Failure::Crowded { limit }) = &ran else {
             service.metrics.ran(Kind::Event, &ran, started.elapsed());
+            let failed = ran.as_ref().is_err_and(Failure::is_the_handlers);
+            revision.tally.count(failed);
             let invocations = &service.invocations;
             invocations.ran(revision, event, attempt, &ran, started.elapsed());
             span.end(&mut ran);

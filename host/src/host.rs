@@ -1,30 +1,33 @@
-//! The host: what is deployed, and deploying.
+//! The host: what it runs, and how a revision comes to run.
 //!
-//! A deploy is compile, check, swap. Everything that can fail, fails before the
-//! swap, with the running revision untouched.
+//! That is compile, check, swap. Everything that can fail, fails before the swap,
+//! with the running revision untouched. What should run is said by `deployments`.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use tidemill_cli::api;
 use tidemill_manifest::{Manifest, ManifestError};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 
+use crate::checks::smoke::SmokeFailed;
+use crate::deployments::record::{Deployment, Refused};
+use crate::deployments::{ContentError, Names, Registry, RegistryError};
 use crate::events::{Shared, Subscription};
 use crate::follower::Follower;
 use crate::http::publishing::Publishing;
 use crate::invocation::Failure;
 use crate::kafka::{Cluster, KafkaError, Publisher};
-use crate::library::{Library, LibraryError, Record};
+use crate::library::{Library, LibraryError, Shelf};
 use crate::logs::books;
 use crate::metrics::{Metrics, Now};
 use crate::routes::Routes;
 use crate::runtime::{LoadError, Runtime, hex, recognise};
-use crate::service::{Revision, Service};
+use crate::service::{Revision, Running, Service, Tally};
 use crate::slots::Slots;
 use crate::state::{State, Store, StoreError};
 
@@ -38,7 +41,7 @@ pub enum DeployError {
     )]
     NoManifest,
     /// The section that should hold the manifest does not.
-    #[error("the component's manifest cannot be read: {0}")]
+    #[error("the component's sections cannot be read: {0}")]
     BadSection(String),
     /// The manifest is wrong.
     #[error("{0}")]
@@ -74,6 +77,23 @@ pub enum DeployError {
     /// The data directory failed.
     #[error(transparent)]
     Library(#[from] LibraryError),
+    /// The change cannot be made of what is deployed.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// A canary that is too unlike what it is beside.
+    #[error(
+        "a canary of {0} has to have the {1} of the revision beside it: deploy it for all instead"
+    )]
+    Unlike(String, &'static str),
+    /// A smoke call did not pass.
+    #[error(transparent)]
+    Smoke(#[from] SmokeFailed),
+    /// The records of deployments cannot be read or changed.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The content of a revision cannot be had.
+    #[error(transparent)]
+    Content(#[from] ContentError),
     /// The host is shutting down.
     #[error("the host is shutting down")]
     Stopping,
@@ -96,13 +116,19 @@ pub enum HostError {
 /// A running host.
 pub struct Host {
     runtime: Runtime,
-    library: Arc<Library>,
+    pub(crate) shelf: Shelf,
+    /// What is deployed anywhere.
+    pub(crate) registry: Arc<Registry>,
+    /// Revisions that something still runs on, by digest.
+    revisions: parking_lot::Mutex<BTreeMap<String, Weak<Revision>>>,
+    /// Services whose record is being applied.
+    pub(crate) applying: parking_lot::Mutex<BTreeSet<String>>,
     /// The Kafka cluster.
     pub cluster: Arc<Cluster>,
     /// Publishes for requests.
     pub publishing: Publishing,
     pub(crate) shared: Shared,
-    store: Arc<Store>,
+    pub(crate) store: Arc<Store>,
     /// What is counted.
     pub metrics: Metrics,
     routes: ArcSwap<Routes>,
@@ -122,12 +148,10 @@ struct Changing {
     stopping: bool,
 }
 
-/// Where a component to load comes from.
-enum Origin {
-    /// A deploy: topics are created, and everything is kept.
-    Deploy,
-    /// The data directory, at start.
-    Kept(Record),
+/// A revision, and how long its component took to compile if it had to be.
+pub(crate) struct Loaded {
+    pub(crate) revision: Arc<Revision>,
+    pub(crate) compiled_in: Option<Duration>,
 }
 
 impl Host {
@@ -136,12 +160,13 @@ impl Host {
         runtime: Runtime,
         library: Library,
         cluster: Arc<Cluster>,
-        cluster_id: &str,
+        (cluster_id, fleet): (&str, &str),
         store: Store,
         metrics: Metrics,
         url: String,
-    ) -> Result<Host, HostError> {
+    ) -> Result<(Arc<Host>, mpsc::UnboundedReceiver<String>), HostError> {
         let host_id = library.host_id()?;
+        let shelf = library.shelf(cluster_id, fleet)?;
         let library = Arc::new(library);
         let publisher = Arc::new(Publisher::new(&cluster)?);
         // No service is called so.
@@ -151,12 +176,23 @@ impl Host {
             cluster_id: cluster_id.into(),
             host_id: host_id.into(),
             publisher: publisher.clone(),
-            library: library.clone(),
+            library,
             follower: Arc::new(Follower::start(&cluster)?),
         };
-        Ok(Host {
+        let (registry, changes) = Registry::start(
+            &cluster,
+            publisher.clone(),
+            Names::of(cluster_id, fleet),
+            &shared.host_id,
+            url.clone(),
+            shelf.records(),
+        )?;
+        let host = Arc::new(Host {
             runtime,
-            library,
+            shelf,
+            registry,
+            revisions: parking_lot::Mutex::default(),
+            applying: parking_lot::Mutex::default(),
             publishing: Publishing::start(&cluster, publisher, id),
             cluster,
             shared,
@@ -167,7 +203,8 @@ impl Host {
             url,
             started: AtomicBool::new(false),
             ending: AtomicBool::new(false),
-        })
+        });
+        Ok((host, changes))
     }
 
     /// Everything is deployed that the host was started with.
@@ -205,184 +242,187 @@ impl Host {
         self.routes.load().services().values().cloned().collect()
     }
 
-    /// Starts the services that were deployed before. One that does not start
-    /// any more is left out, with the reason in the log.
+    /// Starts the services that are on disk, so that they serve before Kafka tells
+    /// of them. One that does not start any more is left out, with the reason in the
+    /// log.
     pub async fn start_kept(self: &Arc<Self>) {
-        let host = self.clone();
-        let kept = tokio::task::spawn_blocking(move || host.library.deployed()).await;
-        for (name, record, component) in kept.unwrap_or_default() {
-            if let Err(error) = self.load(component, Origin::Kept(record)).await {
+        for name in self.registry.names() {
+            if let Err(error) = self.apply(&name).await {
                 tracing::error!(event = "service.not-started", service = name, %error, "a deployed service does not start");
             }
         }
     }
 
-    /// Whether a service runs on this revision.
-    fn runs(&self, name: &str, digest: &str) -> bool {
-        let service = self.service(name);
-        service.is_some_and(|service| service.current().digest == digest)
+    /// A revision that something still runs on.
+    pub(crate) fn loaded(&self, digest: &str) -> Option<Arc<Revision>> {
+        self.revisions.lock().get(digest)?.upgrade()
     }
 
-    /// Deploys a component that carries its manifest.
-    pub async fn deploy(
-        self: &Arc<Self>,
-        component: Vec<u8>,
-    ) -> Result<api::Deployed, DeployError> {
-        self.load(component, Origin::Deploy).await
+    /// Makes a component ready to run: compiled, checked, a first instance up.
+    pub(crate) async fn load(self: &Arc<Self>, component: Bytes) -> Result<Loaded, DeployError> {
+        let digest = hex(&Sha256::digest(&component));
+        if let Some(revision) = self.loaded(&digest) {
+            return Ok(Loaded {
+                revision,
+                compiled_in: None,
+            });
+        }
+        let size = component.len() as u64;
+        let (host, of) = (self.clone(), digest.clone());
+        let checked = tokio::task::spawn_blocking(move || host.check(&component, &of)).await??;
+        let openapi = describe(&checked.component, checked.openapi).await?;
+        let compiled_in = checked.component.compiled_in();
+        let revision = Arc::new(Revision {
+            slots: Slots::of(&checked.manifest.limits),
+            digest: digest.clone(),
+            manifest: checked.manifest,
+            manifest_text: checked.manifest_text,
+            component: checked.component,
+            openapi,
+            size,
+            tally: Tally::default(),
+        });
+        let mut revisions = self.revisions.lock();
+        revisions.retain(|_, revision| revision.strong_count() > 0);
+        revisions.insert(digest, Arc::downgrade(&revision));
+        Ok(Loaded {
+            revision,
+            compiled_in,
+        })
     }
 
-    async fn load(
+    /// Keeps a component on disk.
+    pub(crate) async fn keep_component(
         self: &Arc<Self>,
-        component: Vec<u8>,
-        origin: Origin,
-    ) -> Result<api::Deployed, DeployError> {
-        // Compiling takes long and needs no turn; the rest is one at a time.
-        let host = self.clone();
-        let checked = tokio::task::spawn_blocking(move || host.check(component)).await??;
+        digest: &str,
+        component: Bytes,
+    ) -> Result<(), DeployError> {
+        let (host, digest) = (self.clone(), digest.to_owned());
+        let keep = move || host.shelf.keep_component(&digest, &component);
+        Ok(tokio::task::spawn_blocking(keep).await??)
+    }
+
+    /// A state that was never written has nothing to wait for.
+    pub(crate) fn state_is_empty(&self, name: &str) -> Result<(), DeployError> {
+        let state = State::open(self.store.clone(), name)?;
+        if state.writing().known_shards().is_empty() {
+            state.writing().set_complete()?;
+        }
+        Ok(())
+    }
+
+    /// Has a service run this, whether it is new or not.
+    pub(crate) async fn put(
+        self: &Arc<Self>,
+        name: &str,
+        running: Running,
+        record: &Deployment,
+    ) -> Result<Arc<Service>, DeployError> {
+        let manifest = running.live.manifest.clone();
         let mut changing = self.changing.lock().await;
         if changing.stopping {
             return Err(DeployError::Stopping);
         }
-        let manifest = checked.manifest.clone();
         if let Some((route, owner)) = self.routes.load().conflict(&manifest) {
-            let service = manifest.name.clone();
+            let service = name.to_owned();
             return Err(DeployError::RouteTaken {
                 service,
                 route,
                 owner,
             });
         }
-        let openapi = describe(&checked.component).await?;
-        let (created_topics, new_state) = match origin {
-            Origin::Deploy => match self.topics(&manifest).await {
-                // It runs: it had its topics, and nothing is to be done.
-                Err(KafkaError::Unreachable { .. })
-                    if self.runs(&manifest.name, &checked.digest) =>
-                {
-                    (Vec::new(), false)
-                }
-                topics => topics?,
-            },
-            // The embedded broker has forgotten them.
-            Origin::Kept(_) if self.cluster.is_embedded() => self.topics(&manifest).await?,
-            // Created at the deploy; Kafka may not answer yet.
-            Origin::Kept(_) => (Vec::new(), false),
-        };
-        let compiled_in = checked.component.compiled_in();
-        let running = self
-            .routes
-            .load()
-            .service(&manifest.name)
-            .map(|s| s.current());
-        if let (Origin::Deploy, Some(running)) = (&origin, running)
-            && running.digest == checked.digest
-        {
-            return Ok(self.deployed(&running, Some(running.digest.clone()), created_topics, None));
+        let new = self.service(name).is_none();
+        if new && self.cluster.is_embedded() {
+            // After a start the embedded broker has forgotten them.
+            self.topics(&manifest).await?;
         }
-        let record = match &origin {
-            Origin::Deploy => Record {
-                digest: checked.digest.clone(),
-                deployed_at: crate::now_ms(),
-                paused: self
-                    .service(&manifest.name)
-                    .is_some_and(|s| *s.paused().borrow()),
-            },
-            Origin::Kept(record) => record.clone(),
-        };
-        let revision = Arc::new(Revision {
-            slots: Slots::of(&manifest.limits),
-            digest: checked.digest,
-            manifest: manifest.clone(),
-            manifest_text: checked.manifest_text,
-            component: checked.component,
-            openapi,
-            size: checked.bytes.len() as u64,
-            deployed_at: record.deployed_at,
-        });
-        let paused = record.paused;
-        let state = State::open(self.store.clone(), &manifest.name)?;
-        let empty = state.writing().known_shards().is_empty();
-        if new_state && empty || manifest.grants.state && self.cluster.is_embedded() {
+        let state = State::open(self.store.clone(), name)?;
+        if manifest.grants.state && self.cluster.is_embedded() {
             // There is nothing to wait for.
             state.writing().set_complete()?;
         }
-        if let Origin::Deploy = origin {
-            let (host, name) = (self.clone(), manifest.name.clone());
-            let bytes = checked.bytes;
-            tokio::task::spawn_blocking(move || host.library.keep(&name, &record, &bytes))
-                .await??;
-        }
+        let (host, kept, record) = (self.clone(), name.to_owned(), record.clone());
+        let paused = record.paused;
+        let keep = move || host.shelf.keep_record(&kept, &record);
+        tokio::task::spawn_blocking(keep).await??;
 
         // From here on nothing fails any more.
         let mut services = self.routes.load().services().clone();
-        let (service, previous) = match services.get(&manifest.name) {
-            Some(service) => (service.clone(), Some(service.swap(revision.clone()))),
-            None => {
-                let metrics = self.metrics.service(&manifest.name);
-                let service = Arc::new(Service::new(revision.clone(), metrics, state));
+        let service = match services.get(name) {
+            Some(service) => {
                 service.pause(paused);
-                services.insert(manifest.name.clone(), service.clone());
-                (service, None)
+                service.swap(running);
+                service.clone()
+            }
+            None => {
+                let metrics = self.metrics.service(name);
+                let service = Arc::new(Service::new(running, metrics, state));
+                service.pause(paused);
+                services.insert(name.to_owned(), service.clone());
+                service
             }
         };
         self.routes.store(Arc::new(Routes::of(services)));
         self.subscribe(&mut changing, &service).await;
-        if previous.is_some() {
-            let host = self.clone();
-            tokio::task::spawn_blocking(move || host.library.tidy()).await?;
-        }
-        let previous = previous.map(|previous| previous.digest.clone());
+        let revision = service.current();
         tracing::info!(
-            event = "deploy.done",
-            service = service.name(),
+            event = "deploy.applied",
+            service = name,
             revision = revision.short(),
-            "deployed"
+            "runs here"
         );
-        Ok(self.deployed(&revision, previous, created_topics, compiled_in))
+        Ok(service)
     }
 
-    fn deployed(
-        &self,
-        revision: &Revision,
-        previous: Option<String>,
-        created_topics: Vec<String>,
-        compiled_in: Option<Duration>,
-    ) -> api::Deployed {
-        api::Deployed {
-            name: revision.manifest.name.clone(),
-            revision: revision.digest.clone(),
-            previous,
-            routes: routes(&revision.manifest),
-            subscribes: subscribes(&revision.manifest),
-            created_topics,
-            compile_us: compiled_in.map(micros),
-            url: self.url.clone(),
+    /// Runs a service no more, and forgets it.
+    pub(crate) async fn unload(self: &Arc<Self>, name: &str) -> Result<(), DeployError> {
+        let mut changing = self.changing.lock().await;
+        let mut services = self.routes.load().services().clone();
+        let Some(service) = services.remove(name) else {
+            return Ok(());
+        };
+        self.routes.store(Arc::new(Routes::of(services)));
+        if let Some(subscription) = changing.subscriptions.remove(name) {
+            subscription.stop().await;
         }
+        let (host, forgotten) = (self.clone(), name.to_owned());
+        let forget = move || host.shelf.forget(&forgotten);
+        tokio::task::spawn_blocking(forget).await??;
+        let revision = service.current();
+        tracing::info!(
+            event = "service.removed",
+            service = name,
+            revision = revision.short(),
+            "removed"
+        );
+        books().remove(name);
+        self.metrics.forget(name);
+        Ok(())
     }
 
     /// Reads, compiles and checks a component. Blocks.
-    fn check(&self, bytes: Vec<u8>) -> Result<Checked, DeployError> {
-        let manifest_text = match tidemill_manifest::embedded(&bytes) {
+    fn check(&self, bytes: &[u8], digest: &str) -> Result<Checked, DeployError> {
+        let manifest_text = match tidemill_manifest::embedded(bytes) {
             Ok(Some(text)) => text,
             // What is no component at all is told so before its manifest is missed.
             Ok(None) => {
-                recognise(&bytes)?;
+                recognise(bytes)?;
                 return Err(DeployError::NoManifest);
             }
             Err(error) => {
-                recognise(&bytes)?;
+                recognise(bytes)?;
                 return Err(DeployError::BadSection(error.to_string()));
             }
         };
         let manifest =
             Manifest::parse(&manifest_text, "service.toml").map_err(DeployError::Manifest)?;
         let manifest = Arc::new(manifest);
-        let digest = hex(&Sha256::digest(&bytes));
-        let short = digest.get(..12).unwrap_or(&digest);
-        let component = self.runtime.load(&bytes, manifest.clone(), short)?;
+        let short = digest.get(..12).unwrap_or(digest);
+        let component = self.runtime.load(bytes, manifest.clone(), short)?;
+        let openapi = tidemill_manifest::openapi(bytes);
+        let openapi = openapi.map_err(|error| DeployError::BadSection(error.to_string()))?;
         Ok(Checked {
-            bytes,
-            digest,
+            openapi,
             manifest,
             manifest_text,
             component,
@@ -392,14 +432,11 @@ impl Host {
     /// Sees to it that the topics are there which a manifest names, and the
     /// changelog of its state. Returns what was created, and whether the changelog
     /// was.
-    async fn topics(
-        self: &Arc<Self>,
+    pub(crate) async fn topics(
+        &self,
         manifest: &Manifest,
     ) -> Result<(Vec<String>, bool), KafkaError> {
-        let mut wanted = subscribes(manifest);
-        wanted.extend(manifest.grants.publish.iter().cloned());
-        wanted.sort_unstable();
-        wanted.dedup();
+        let wanted = topics(manifest);
         if wanted.is_empty() {
             return Ok((Vec::new(), false));
         }
@@ -420,11 +457,27 @@ impl Host {
             }
             Ok((created, new))
         });
-        asked.await.unwrap_or_else(|error| {
-            Err(KafkaError::Config(format!(
-                "a task of the host's failed: {error}"
-            )))
-        })
+        asked.await.unwrap_or_else(|error| Err(failed(&error)))
+    }
+
+    /// The topics that a manifest names and that are not there.
+    pub(crate) async fn missing_topics(
+        &self,
+        manifest: &Manifest,
+    ) -> Result<Vec<String>, KafkaError> {
+        let joined = (manifest.grants.state).then(|| subscribes(manifest));
+        let mut wanted = topics(manifest);
+        wanted.extend((manifest.has_dead_letters()).then(|| manifest.dead_letter_topic()));
+        let cluster = self.cluster.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            if let Some(joined) = joined {
+                cluster.check_equal_partitions(&joined)?;
+            }
+            let found = cluster.partitions(&wanted)?;
+            let missing = found.into_iter().filter(|(_, count)| count.is_none());
+            Ok(missing.map(|(topic, _)| topic).collect())
+        });
+        looked.await.unwrap_or_else(|error| Err(failed(&error)))
     }
 
     /// Makes what is consumed be what the current manifest says.
@@ -453,40 +506,6 @@ impl Host {
         }
     }
 
-    /// Has a service consume nothing on this host, or consume again. What runs is
-    /// finished and committed before it returns nothing; events that wait after a
-    /// failure are run again at once. None if there is no such service.
-    pub async fn pause(
-        self: &Arc<Self>,
-        name: &str,
-        paused: bool,
-    ) -> Result<Option<api::Paused>, DeployError> {
-        let changing = self.changing.lock().await;
-        let Some(service) = self.service(name) else {
-            return Ok(None);
-        };
-        let revision = service.current();
-        let record = Record {
-            digest: revision.digest.clone(),
-            deployed_at: revision.deployed_at,
-            paused,
-        };
-        let (host, kept) = (self.clone(), name.to_owned());
-        tokio::task::spawn_blocking(move || host.library.keep_record(&kept, &record)).await??;
-        let unchanged = service.pause(paused) == paused;
-        if !paused {
-            service.hurry();
-        }
-        drop(changing);
-        let done = if paused { "paused" } else { "resumed" };
-        tracing::info!(event = "service.paused", service = name, "{done}");
-        Ok(Some(api::Paused {
-            name: name.to_owned(),
-            paused,
-            unchanged,
-        }))
-    }
-
     /// What only a look tells, for the metrics.
     pub fn now(&self) -> Now {
         Now {
@@ -497,35 +516,6 @@ impl Host {
         }
     }
 
-    /// Stops a service and forgets it. Its state and its group's offsets stay,
-    /// so that it goes on where it was when it is deployed again.
-    pub async fn remove(self: &Arc<Self>, name: &str) -> Result<Option<api::Removed>, DeployError> {
-        let mut changing = self.changing.lock().await;
-        let mut services = self.routes.load().services().clone();
-        let Some(service) = services.remove(name) else {
-            return Ok(None);
-        };
-        self.routes.store(Arc::new(Routes::of(services)));
-        if let Some(subscription) = changing.subscriptions.remove(name) {
-            subscription.stop().await;
-        }
-        let (host, forgotten) = (self.clone(), name.to_owned());
-        tokio::task::spawn_blocking(move || host.library.forget(&forgotten)).await??;
-        let revision = service.current();
-        tracing::info!(
-            event = "service.removed",
-            service = name,
-            revision = revision.short(),
-            "removed"
-        );
-        books().remove(name);
-        self.metrics.forget(name);
-        Ok(Some(api::Removed {
-            name: name.to_owned(),
-            revision: revision.digest.clone(),
-        }))
-    }
-
     /// Finishes what runs, commits it, and leaves all groups. Nothing can be
     /// deployed from then on.
     pub async fn stop(&self) {
@@ -534,6 +524,7 @@ impl Host {
         let subscriptions = std::mem::take(&mut changing.subscriptions);
         let stopping = subscriptions.into_values().map(Subscription::stop);
         futures_util::future::join_all(stopping).await;
+        self.registry.end().await;
         // Nobody waits for what is left, and without Kafka it would take its time.
         let left = match self.cluster.is_up() {
             true => Duration::from_secs(5),
@@ -551,19 +542,23 @@ impl Host {
 
 /// A component that passed all checks but those against other services.
 struct Checked {
-    bytes: Vec<u8>,
-    digest: String,
+    openapi: Option<String>,
     manifest: Arc<Manifest>,
     manifest_text: String,
     component: crate::runtime::Component,
 }
 
-/// Starts a first instance, and asks it for its OpenAPI document.
+/// Starts a first instance. Its OpenAPI document is in its file, or it is asked
+/// for it.
 async fn describe(
     component: &crate::runtime::Component,
+    embedded: Option<String>,
 ) -> Result<Option<serde_json::Value>, DeployError> {
     component.warm().await.map_err(DeployError::Start)?;
-    let document = component.describe().await.map_err(DeployError::Start)?;
+    let document = match embedded {
+        Some(document) => Some(document),
+        None => component.describe().await.map_err(DeployError::Start)?,
+    };
     document
         .map(|document| serde_json::from_str(&document).map_err(DeployError::OpenApi))
         .transpose()
@@ -573,6 +568,19 @@ async fn describe(
 pub fn routes(manifest: &Manifest) -> Vec<String> {
     let routes = manifest.http.iter().flat_map(|http| &http.routes);
     routes.map(ToString::to_string).collect()
+}
+
+fn failed(error: &tokio::task::JoinError) -> KafkaError {
+    KafkaError::Config(format!("a task of the host's failed: {error}"))
+}
+
+/// All topics that a manifest names.
+fn topics(manifest: &Manifest) -> Vec<String> {
+    let mut topics = subscribes(manifest);
+    topics.extend(manifest.grants.publish.iter().cloned());
+    topics.sort_unstable();
+    topics.dedup();
+    topics
 }
 
 /// A manifest's topics.

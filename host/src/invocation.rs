@@ -192,6 +192,26 @@ impl Failure {
         }
     }
 
+    /// Whether another revision might have done better.
+    pub fn is_the_handlers(&self) -> bool {
+        match self {
+            Failure::Retry(_)
+            | Failure::RetryAfter(..)
+            | Failure::Reject(_)
+            | Failure::Refused(_)
+            | Failure::Trap(_)
+            | Failure::Memory { .. }
+            | Failure::Timeout { .. }
+            | Failure::Invalid(_)
+            | Failure::ResponseTooLarge { .. } => true,
+            Failure::Busy { .. }
+            | Failure::Full { .. }
+            | Failure::Crowded { .. }
+            | Failure::Restoring(_)
+            | Failure::Instantiate(_) => false,
+        }
+    }
+
     /// The limit that it came to.
     pub fn limit(&self) -> Option<Limit> {
         match self {

@@ -2,7 +2,10 @@
 //! components. ARCHITECTURE.md says how the parts fit.
 
 pub mod admin;
+pub mod checks;
 pub mod dead_letters;
+pub mod deployments;
+pub mod describe;
 pub mod dispatch;
 pub mod effects;
 pub mod events;

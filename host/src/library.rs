@@ -7,33 +7,24 @@
 //! addresses.json            where the running host listens
 //! clusters.json             bootstrap servers → cluster id, as last seen
 //! members.json              which member of each group this host is
-//! services/NAME.json        which component runs, and since when
-//! components/DIGEST.wasm    what was deployed
+//! deployments/CLUSTER/FLEET/  what is deployed on a Kafka cluster, by a fleet:
+//!   NAME.json               a service's record, as Kafka has it
+//!   DIGEST.wasm             a revision
 //! cache/                    compiled components
 //! state/CLUSTER/            the state store of one Kafka cluster
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use crate::deployments::record::Deployment;
 use crate::kafka::{Membered, Members};
-
-/// What is kept of a deployed service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    /// The component's digest.
-    pub digest: String,
-    /// Milliseconds since the Unix epoch.
-    pub deployed_at: u64,
-    /// Whether the service consumes nothing on this host until it is resumed.
-    #[serde(default)]
-    pub paused: bool,
-}
 
 /// The data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -66,13 +57,7 @@ pub struct Library {
 impl Library {
     /// Opens the directory, makes what is missing, and locks it.
     pub fn open(root: &Path) -> Result<Library, LibraryError> {
-        for folder in [
-            root.to_owned(),
-            root.join("services"),
-            root.join("components"),
-        ] {
-            make_folder(&folder)?;
-        }
+        make_folder(root)?;
         let path = root.join("lock");
         let lock = File::create(&path).map_err(|cause| LibraryError::File {
             path: path.clone(),
@@ -121,16 +106,7 @@ impl Library {
 
     /// The folder of the state store of a cluster.
     pub fn state(&self, cluster: &str) -> PathBuf {
-        // Cluster ids are base64 for URLs; anything else is spelled out.
-        let safe = cluster
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-        let name = if safe && !cluster.is_empty() {
-            cluster.to_owned()
-        } else {
-            format!("x{}", crate::runtime::hex(cluster.as_bytes()))
-        };
-        self.root.join("state").join(name)
+        self.root.join("state").join(folder_of(cluster))
     }
 
     /// Empties the state of the embedded broker: its topics are gone with the
@@ -196,28 +172,29 @@ impl Library {
         self.write_json("addresses.json", addresses)
     }
 
-    /// Everything that is deployed: names, records and components. What cannot
-    /// be read is left out and said in the log; it harms no other service.
-    pub fn deployed(&self) -> Vec<(String, Record, Vec<u8>)> {
-        let mut deployed = Vec::new();
-        for (name, record) in self.records() {
-            let read = record.and_then(|record| {
-                let component = read(&self.component(&record.digest))?;
-                Ok((record, component))
-            });
-            match read {
-                Ok((record, component)) => deployed.push((name, record, component)),
-                Err(error) => {
-                    tracing::error!(event = "service.left-out", service = name, %error, "a deployed service is left out");
-                }
-            }
-        }
-        deployed
+    /// What is deployed on a cluster, by a fleet.
+    pub fn shelf(&self, cluster: &str, fleet: &str) -> Result<Shelf, LibraryError> {
+        let cluster = self.root.join("deployments").join(folder_of(cluster));
+        let folder = cluster.join(folder_of(fleet));
+        make_folder(&folder)?;
+        Ok(Shelf { folder })
     }
 
-    /// The records of all services, by name.
-    fn records(&self) -> BTreeMap<String, Result<Record, LibraryError>> {
-        let entries = fs::read_dir(self.root.join("services"));
+    fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), LibraryError> {
+        write_json(&self.root.join(name), value)
+    }
+}
+
+/// What is deployed on one cluster: records and components.
+pub struct Shelf {
+    folder: PathBuf,
+}
+
+impl Shelf {
+    /// All records, by service. What cannot be read is left out
+    /// and said in the log; it harms no other service.
+    pub fn records(&self) -> BTreeMap<String, Deployment> {
+        let entries = fs::read_dir(&self.folder);
         let paths = entries.into_iter().flatten().flatten().map(|e| e.path());
         let records = paths.filter(|path| path.extension().is_some_and(|e| e == "json"));
         let named = records.filter_map(|path| {
@@ -229,72 +206,114 @@ impl Library {
                     cause: cause.into(),
                 })
             });
-            Some((name, record))
+            match record {
+                Ok(record) => Some((name, record)),
+                Err(error) => {
+                    tracing::error!(event = "service.left-out", service = name, %error, "a deployed service is left out");
+                    None
+                }
+            }
         });
         named.collect()
     }
 
-    /// Keeps a deployed service: its component first, then the record that names
-    /// it, each complete or not there.
-    pub fn keep(&self, name: &str, record: &Record, component: &[u8]) -> Result<(), LibraryError> {
-        let path = self.component(&record.digest);
-        if !path.exists() {
-            write(&path, component)?;
-        }
-        self.keep_record(name, record)
+    /// Keeps what is deployed of a service.
+    pub fn keep_record(&self, name: &str, record: &Deployment) -> Result<(), LibraryError> {
+        write_json(&self.record_path(name), record)
     }
 
-    /// Keeps something else of a service whose component is kept already.
-    pub fn keep_record(&self, name: &str, record: &Record) -> Result<(), LibraryError> {
-        self.write_json(&format!("services/{name}.json"), record)
-    }
-
-    /// Forgets a service, and components that no service runs.
+    /// Forgets a service.
     pub fn forget(&self, name: &str) -> Result<(), LibraryError> {
-        let path = self.record(name);
-        fs::remove_file(&path).map_err(|cause| LibraryError::File {
-            path,
-            what: "removed",
-            cause,
-        })?;
-        self.tidy();
-        Ok(())
+        let path = self.record_path(name);
+        match fs::remove_file(&path) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(LibraryError::File {
+                path,
+                what: "removed",
+                cause,
+            }),
+            _ => Ok(()),
+        }
     }
 
-    /// Removes components that no service runs. What cannot be removed stays,
-    /// and does no harm; nothing is removed while a record cannot be read, since
-    /// it may name anything.
-    pub fn tidy(&self) {
-        let records: Result<Vec<Record>, _> = self.records().into_values().collect();
-        let (Ok(records), Ok(entries)) = (records, fs::read_dir(self.root.join("components")))
-        else {
+    /// A component, if it is here.
+    pub fn component(&self, digest: &str) -> Result<Option<Vec<u8>>, LibraryError> {
+        let path = self.component_path(digest);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(LibraryError::File {
+                path,
+                what: "read",
+                cause,
+            }),
+        }
+    }
+
+    /// Keeps a component, complete or not at all.
+    pub fn keep_component(&self, digest: &str, bytes: &[u8]) -> Result<(), LibraryError> {
+        let path = self.component_path(digest);
+        if path.exists() {
+            return Ok(());
+        }
+        write(&path, bytes)
+    }
+
+    /// Removes components that are not needed and were not kept just now: a deploy
+    /// keeps its component before its record says so. What cannot be removed stays,
+    /// and does no harm.
+    pub fn tidy(&self, needed: &BTreeSet<String>) {
+        let Ok(entries) = fs::read_dir(&self.folder) else {
             return;
         };
-        for path in entries.flatten().map(|entry| entry.path()) {
+        for entry in entries.flatten() {
+            let path = entry.path();
+            if path.extension().is_none_or(|ending| ending != "wasm") {
+                continue;
+            }
             let digest = path.file_stem().and_then(|stem| stem.to_str());
-            if !records.iter().any(|record| Some(&*record.digest) == digest) {
+            if digest.is_some_and(|digest| needed.contains(digest)) {
+                continue;
+            }
+            let modified = entry.metadata().and_then(|metadata| metadata.modified());
+            let age = modified.ok().and_then(|modified| modified.elapsed().ok());
+            if age.is_some_and(|age| age > YOUNG) {
                 let _ = fs::remove_file(path);
             }
         }
     }
 
-    fn record(&self, name: &str) -> PathBuf {
-        self.root.join("services").join(format!("{name}.json"))
+    fn record_path(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.json"))
     }
 
-    fn component(&self, digest: &str) -> PathBuf {
-        self.root.join("components").join(format!("{digest}.wasm"))
+    fn component_path(&self, digest: &str) -> PathBuf {
+        self.folder.join(format!("{digest}.wasm"))
     }
+}
 
-    fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), LibraryError> {
-        let path = self.root.join(name);
-        let text = serde_json::to_vec_pretty(value).map_err(|cause| LibraryError::File {
-            path: path.clone(),
-            what: "written",
-            cause: cause.into(),
-        })?;
-        write(&path, &text)
+/// For how long a component stays that no record names.
+const YOUNG: Duration = Duration::from_secs(600);
+
+/// A folder's name for a cluster. Cluster ids are base64 for URLs; anything else is
+/// spelled out.
+fn folder_of(cluster: &str) -> String {
+    let safe = cluster
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    if safe && !cluster.is_empty() {
+        cluster.to_owned()
+    } else {
+        format!("x{}", crate::runtime::hex(cluster.as_bytes()))
     }
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<(), LibraryError> {
+    let text = serde_json::to_vec_pretty(value).map_err(|cause| LibraryError::File {
+        path: path.to_owned(),
+        what: "written",
+        cause: cause.into(),
+    })?;
+    write(path, &text)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, LibraryError> {
@@ -340,51 +359,76 @@ fn write(path: &Path, content: &[u8]) -> Result<(), LibraryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::deployments::record::{self, Content, Stamp};
 
-    fn record(digest: &str) -> Record {
-        Record {
-            digest: digest.to_owned(),
-            deployed_at: 1,
-            paused: false,
-        }
+    fn record(digest: &str) -> Deployment {
+        let stamp = Stamp {
+            now: 1,
+            host: "h".to_owned(),
+            change: "c".to_owned(),
+        };
+        record::deploy(None, digest, Content::default(), 0, &stamp)
     }
 
     #[test]
-    fn what_was_deployed_is_there_again_and_what_was_replaced_is_gone() {
+    fn what_was_deployed_is_there_again_by_cluster() {
         let folder = crate::testing::folder("library");
         {
             let library = Library::open(&folder).unwrap();
-            library.keep("user", &record("aa"), b"one").unwrap();
-            library.keep("order", &record("bb"), b"two").unwrap();
-            library.keep("user", &record("cc"), b"three").unwrap();
-            library.tidy();
+            let shelf = library.shelf("k", "f").unwrap();
+            shelf.keep_record("user", &record("aa")).unwrap();
+            shelf.keep_record("order", &record("bb")).unwrap();
+            shelf.keep_record("user", &record("cc")).unwrap();
+            shelf.keep_component("cc", b"three").unwrap();
+            let other = library.shelf("k", "other").unwrap();
+            other.keep_record("user", &record("dd")).unwrap();
         }
         let library = Library::open(&folder).unwrap();
-        let deployed = library.deployed();
-        assert_eq!(
-            deployed,
-            [
-                ("order".to_owned(), record("bb"), b"two".to_vec()),
-                ("user".to_owned(), record("cc"), b"three".to_vec()),
-            ]
-        );
-        assert!(!folder.join("components/aa.wasm").exists());
-        library.forget("user").unwrap();
-        assert_eq!(library.deployed().len(), 1);
-        assert!(!folder.join("components/cc.wasm").exists());
+        let shelf = library.shelf("k", "f").unwrap();
+        let deployed = shelf.records();
+        let live = deployed
+            .iter()
+            .map(|(name, one)| (name.as_str(), one.live.as_str()));
+        let live: Vec<(&str, &str)> = live.collect();
+        assert_eq!(live, [("order", "bb"), ("user", "cc")]);
+        let component = |digest| shelf.component(digest).unwrap();
+        assert_eq!(component("cc").as_deref(), Some(&b"three"[..]));
+        assert_eq!(component("aa"), None);
+        shelf.forget("user").unwrap();
+        shelf.forget("user").unwrap();
+        assert_eq!(shelf.records().len(), 1);
+        assert_eq!(library.shelf("k", "other").unwrap().records().len(), 1);
+        assert!(library.shelf("none", "f").unwrap().records().is_empty());
     }
 
     #[test]
     fn a_broken_record_harms_no_other_service() {
         let folder = crate::testing::folder("library-broken");
-        let library = Library::open(&folder).unwrap();
-        library.keep("user", &record("aa"), b"one").unwrap();
-        library.keep("order", &record("bb"), b"two").unwrap();
-        fs::write(folder.join("services/order.json"), "{").unwrap();
-        assert_eq!(library.deployed().len(), 1);
-        // Nor is its component taken for one that nobody needs.
-        library.tidy();
-        assert!(folder.join("components/bb.wasm").exists());
+        let shelf = Library::open(&folder).unwrap().shelf("k", "f").unwrap();
+        shelf.keep_record("user", &record("aa")).unwrap();
+        shelf.keep_record("order", &record("bb")).unwrap();
+        fs::write(folder.join("deployments/k/f/order.json"), "{").unwrap();
+        assert_eq!(shelf.records().len(), 1);
+    }
+
+    #[test]
+    fn components_that_nothing_needs_are_removed_once_they_are_old() {
+        let library = Library::open(&crate::testing::folder("library-tidy")).unwrap();
+        let shelf = library.shelf("k", "f").unwrap();
+        for digest in ["old", "needed", "young"] {
+            shelf.keep_component(digest, b"x").unwrap();
+        }
+        let long_ago = std::time::SystemTime::now() - 2 * YOUNG;
+        for digest in ["old", "needed"] {
+            let path = shelf.component_path(digest);
+            let file = File::options().append(true).open(path).unwrap();
+            file.set_modified(long_ago).unwrap();
+        }
+        shelf.keep_record("user", &record("old")).unwrap();
+        shelf.tidy(&BTreeSet::from(["needed".to_owned()]));
+        let left = |digest| shelf.component(digest).unwrap().is_some();
+        assert!(!left("old") && left("needed") && left("young"));
+        assert_eq!(shelf.records().len(), 1);
     }
 
     #[test]

@@ -34,6 +34,16 @@ fn main() -> ExitCode {
     match Tidemill::parse().command {
         Command::Serve(args) => tidemill_host::serve::run(*args),
         Command::Compile { output, limit } => tidemill_host::runtime::compile(&output, limit),
-        Command::Client(command) => command.run(),
+        Command::Client(command) => command.run(&TOOLS),
     }
 }
+
+/// What the client's commands cannot do without a runtime.
+const TOOLS: tidemill_cli::Tools = tidemill_cli::Tools {
+    describe: |component, manifest| {
+        Ok(tidemill_host::describe::openapi(
+            component,
+            manifest.clone(),
+        )?)
+    },
+};

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use tidemill_cli::api;
 
 use crate::effects::Message;
+use crate::events::Note;
 use crate::host::{Host, subscribes};
 use crate::kafka::{Cluster, KafkaError, Source, changelog};
 use crate::service::Service;
@@ -144,7 +145,11 @@ pub async fn reset(
         .map(|(source, _, to)| (source, to))
         .collect();
     let (cluster, of) = (host.cluster.clone(), targets.clone());
-    let note = host.shared.host_id.clone();
+    let note = Note {
+        host: host.shared.host_id.to_string(),
+        deployment: service.number(),
+    };
+    let note = note.to_string();
     tokio::task::spawn_blocking(move || cluster.commit_for(&group, &of, &note)).await??;
     if manifest.grants.state {
         move_state(host, service, &targets).await?;

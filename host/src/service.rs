@@ -3,14 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use http::HeaderMap;
 use parking_lot::Mutex;
-use tidemill_cli::api::{Partition, Status};
+use tidemill_cli::api::{Canary, Partition, Status};
 use tidemill_manifest::Manifest;
 use tokio::sync::watch;
 
+use crate::deployments::record;
 use crate::kafka::{End, Ends, Source};
 use crate::logs::Invocations;
 use crate::metrics::ServiceMetrics;
@@ -33,11 +36,117 @@ pub struct Revision {
     pub openapi: Option<serde_json::Value>,
     /// Size of the component file in bytes.
     pub size: u64,
-    /// Milliseconds since the Unix epoch.
-    pub deployed_at: u64,
     /// How many calls run at once, and how many wait.
     pub slots: Slots,
+    /// How its calls ended on this host.
+    pub tally: Tally,
 }
+
+/// How many calls of a revision ended, and how many failed by its own fault.
+#[derive(Debug, Default)]
+pub struct Tally {
+    ended: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Tally {
+    /// A call has ended.
+    pub fn count(&self, failed: bool) {
+        self.ended.fetch_add(1, Ordering::Relaxed);
+        if failed {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many ended, and how many of them failed.
+    pub fn read(&self) -> (u64, u64) {
+        let failed = self.failed.load(Ordering::Relaxed);
+        (self.ended.load(Ordering::Relaxed), failed)
+    }
+}
+
+/// What runs of a service on this host: at a time, and replaced as a whole.
+pub struct Running {
+    /// The deployment's number.
+    pub number: u64,
+    /// When the live revision was deployed, in milliseconds since the Unix epoch.
+    pub deployed_at: u64,
+    /// What runs for all.
+    pub live: Arc<Revision>,
+    /// What has a share.
+    pub canary: Option<Candidate>,
+    /// Until when the live revision is on trial, and what runs if it fails.
+    pub trial: Option<Trial>,
+}
+
+/// A revision with a share.
+pub struct Candidate {
+    /// What runs.
+    pub revision: Arc<Revision>,
+    /// Its share.
+    pub share: Canary,
+}
+
+/// The live revision is on trial.
+pub struct Trial {
+    /// Until then.
+    pub until: Instant,
+    /// Kept at hand, so that the way back takes no time.
+    pub before: Option<Arc<Revision>>,
+}
+
+impl Running {
+    /// One revision for all, as long as nothing else is known.
+    pub fn only(live: Arc<Revision>, number: u64, deployed_at: u64) -> Running {
+        Running {
+            number,
+            deployed_at,
+            live,
+            canary: None,
+            trial: None,
+        }
+    }
+
+    /// The revision for a request.
+    fn for_request(&self, headers: &HeaderMap) -> &Arc<Revision> {
+        let Some(canary) = &self.canary else {
+            return &self.live;
+        };
+        let sticky = canary.share.sticky.as_ref();
+        let place = match sticky.and_then(|sticky| record::sticks(sticky, headers)) {
+            Some(value) => record::place(value),
+            None => fastrand::f64(),
+        };
+        match record::takes_canary(&canary.share, place) {
+            true => &canary.revision,
+            false => &self.live,
+        }
+    }
+
+    /// The revision for events of a partition.
+    fn for_partition(&self, partition: i32) -> &Arc<Revision> {
+        match &self.canary {
+            Some(canary) if canary.share.partitions.contains(&partition) => &canary.revision,
+            _ => &self.live,
+        }
+    }
+
+    /// Until when what fails of a revision is held, and not given up: while it may
+    /// still be gone back from.
+    pub fn held_until(&self, revision: &Revision) -> Option<Instant> {
+        if let Some(canary) = &self.canary
+            && canary.revision.digest == revision.digest
+        {
+            return Some(Instant::now() + CANARY);
+        }
+        let trial = self.trial.as_ref()?;
+        let live = self.live.digest == revision.digest;
+        (live && trial.until > Instant::now()).then_some(trial.until)
+    }
+}
+
+/// How long an event is held for a canary before it is looked at again.
+const CANARY: Duration = Duration::from_secs(10);
 
 impl Revision {
     /// The first twelve digits of the digest: enough for people.
@@ -49,7 +158,7 @@ impl Revision {
 /// A service under its name. Revisions come and go; this stays.
 pub struct Service {
     name: String,
-    current: ArcSwap<Revision>,
+    running: ArcSwap<Running>,
     swaps: watch::Sender<u64>,
     paused: watch::Sender<bool>,
     board: Board,
@@ -63,10 +172,10 @@ pub struct Service {
 
 impl Service {
     /// A service with its first revision.
-    pub fn new(revision: Arc<Revision>, metrics: ServiceMetrics, state: State) -> Service {
+    pub fn new(running: Running, metrics: ServiceMetrics, state: State) -> Service {
         Service {
-            name: revision.manifest.name.clone(),
-            current: ArcSwap::new(revision),
+            name: running.live.manifest.name.clone(),
+            running: ArcSwap::from_pointee(running),
             swaps: watch::Sender::new(0),
             paused: watch::Sender::new(false),
             board: Board::default(),
@@ -81,18 +190,57 @@ impl Service {
         &self.name
     }
 
-    /// The revision that new invocations run on. Whoever holds it keeps it
-    /// alive: it is dropped when the last call on it ends.
+    /// The revision that runs for all. Whoever holds it keeps it alive: it is
+    /// dropped when the last call on it ends.
     pub fn current(&self) -> Arc<Revision> {
-        self.current.load_full()
+        self.running.load().live.clone()
     }
 
-    /// Makes another revision the current one, for the next invocation of each
-    /// kind; those that run go on with theirs.
-    pub fn swap(&self, revision: Arc<Revision>) -> Arc<Revision> {
-        let before = self.current.swap(revision);
+    /// All that runs.
+    pub fn running(&self) -> Arc<Running> {
+        self.running.load_full()
+    }
+
+    /// The revision that a new request runs on.
+    pub fn for_request(&self, headers: &HeaderMap) -> Arc<Revision> {
+        self.running.load().for_request(headers).clone()
+    }
+
+    /// The revision that the next event of a partition runs on, and the number of
+    /// the deployment that says so.
+    pub fn for_partition(&self, partition: i32) -> (Arc<Revision>, u64) {
+        let running = self.running.load();
+        (running.for_partition(partition).clone(), running.number)
+    }
+
+    /// The number of the deployment that runs.
+    pub fn number(&self) -> u64 {
+        self.running.load().number
+    }
+
+    /// Replaces what runs, for the next invocation of each kind; those that run go
+    /// on with theirs.
+    pub fn swap(&self, running: Running) -> Arc<Running> {
+        let before = self.running.swap(Arc::new(running));
         self.swaps.send_modify(|swaps| *swaps += 1);
         before
+    }
+
+    /// The live revision has passed its trial: what ran before is let go. Unless
+    /// another deployment has come.
+    pub fn trial_is_over(&self, number: u64) {
+        let running = self.running();
+        if running.number == number {
+            let passed = Running {
+                number,
+                deployed_at: running.deployed_at,
+                live: running.live.clone(),
+                canary: None,
+                trial: None,
+            };
+            // Nothing runs on another revision by it, so nobody hears of it.
+            self.running.compare_and_swap(&running, Arc::new(passed));
+        }
     }
 
     /// Has events that wait after a failure run again at once.
@@ -182,6 +330,14 @@ impl Board {
         self.waits(
             source,
             "partitions that belong together are with several hosts",
+        );
+    }
+
+    /// A later deployment has run it than this host runs yet.
+    pub fn behind(&self, source: &Source) {
+        self.waits(
+            source,
+            "a later deployment than this host's has run it: it is followed first",
         );
     }
 

@@ -10,11 +10,14 @@
 //! Kafka.
 
 mod error;
+mod frame;
+mod interfaces;
 mod limits;
 mod parse;
 mod rules;
 mod secrets;
 mod section;
+mod shown;
 mod smoke;
 mod subscribe;
 mod trial;
@@ -25,9 +28,13 @@ use std::fmt;
 use std::time::Duration;
 
 pub use error::{ManifestError, Problem};
+pub use interfaces::{DESCRIBE, EVENTS, HTTP, Import, unversioned};
 pub use rules::{RESERVED_PATHS, check_name, check_topic};
-pub use secrets::without_secrets;
-pub use section::{SECTION, SectionError, embed, embedded, is_component};
+pub use secrets::{is_secret, without_secrets};
+pub use section::{
+    Section, SectionError, embed, embedded, is_component, openapi, section, with_section,
+    without_sections,
+};
 pub use units::{Percent, size as parse_size};
 
 /// The largest manifest that is read, in bytes.

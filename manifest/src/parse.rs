@@ -207,9 +207,9 @@ impl<'t> Reader<'t> {
 
     fn delivery(&mut self, root: &DeTable<'_>) -> Delivery {
         self.only_with_events(root, "delivery", "a kind of delivery");
-        let exactly = ("exactly-once", Delivery::ExactlyOnce);
-        let others = [("at-least-once", Delivery::AtLeastOnce)];
-        self.choice(root, "delivery", "delivery", exactly, &others)
+        let all = [Delivery::ExactlyOnce, Delivery::AtLeastOnce];
+        let all = all.map(|delivery| (delivery.word(), delivery));
+        self.choice(root, "delivery", "delivery", all[0], &all[1..])
     }
 
     /// One of some words, the default among them.

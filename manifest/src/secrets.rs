@@ -42,7 +42,9 @@ pub fn without_secrets(text: &str) -> String {
     shown
 }
 
-fn is_secret(name: &str) -> bool {
+/// Whether the name of a setting says that it is a secret.
+#[must_use]
+pub fn is_secret(name: &str) -> bool {
     let letters = name.chars().filter(char::is_ascii_alphanumeric);
     let name: String = letters.collect::<String>().to_ascii_lowercase();
     NAMES.iter().any(|word| name.contains(word))

@@ -1,19 +1,65 @@
-//! The manifest inside a component: a custom section at its top level, so that
-//! one file is the whole service and other tools pass it by.
-//!
-//! Reads only the frame of the file (header, section ids and sizes), which is
-//! the same for all of WebAssembly. What it is given may be hostile.
+//! What a component file carries beside its code: texts in custom sections at
+//! its top level, so that one file is the whole service and other tools pass
+//! them by. `docs/component-file.md` describes each.
 
-/// Names the custom section that carries the manifest, as TOML.
-pub const SECTION: &str = "tidemill:manifest";
+use crate::frame::{self, Frames, HEADER};
 
-const MAGIC: &[u8] = b"\0asm";
-/// Version 13, layer 1: a component. A core module has `1, 0, 0, 0`.
-const COMPONENT: &[u8] = &[0x0d, 0x00, 0x01, 0x00];
-const MODULE: &[u8] = &[0x01, 0x00, 0x00, 0x00];
-const HEADER: usize = 8;
+/// A text in a component file. Where the field has a name for it, it has that
+/// one; our own begin with `tidemill:`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    /// `service.toml`, as it was written.
+    Manifest,
+    /// The OpenAPI document, JSON, as the component describes itself.
+    OpenApi,
+    /// The packages that went into the component with their versions and
+    /// licences: a CycloneDX document, JSON.
+    Sbom,
+    /// The licences of all of it: an SPDX expression.
+    Licenses,
+    /// The revision of the source: a commit, with `-dirty` behind it if there
+    /// were changes beside it.
+    Revision,
+    /// Where the source is: a URL.
+    Source,
+}
 
-/// Why a file has no manifest to read.
+impl Section {
+    /// All of them, in the order in which they are explained.
+    pub const ALL: [Self; 6] = [
+        Self::Manifest,
+        Self::OpenApi,
+        Self::Sbom,
+        Self::Licenses,
+        Self::Revision,
+        Self::Source,
+    ];
+
+    /// What the custom section is called.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Manifest => "tidemill:manifest",
+            Self::OpenApi => "tidemill:openapi",
+            Self::Sbom => "tidemill:sbom",
+            Self::Licenses => "licenses",
+            Self::Revision => "revision",
+            Self::Source => "source",
+        }
+    }
+
+    /// The most bytes that are read.
+    #[must_use]
+    pub const fn max_size(self) -> usize {
+        match self {
+            Self::Manifest => crate::MAX_SIZE,
+            Self::OpenApi | Self::Sbom => 4 << 20,
+            Self::Licenses | Self::Revision | Self::Source => 64 << 10,
+        }
+    }
+}
+
+/// Why a text cannot be read from a file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SectionError {
     /// It doesn't begin as a WebAssembly file does.
@@ -34,184 +80,124 @@ pub enum SectionError {
     /// The file ends early, or its frame is broken.
     #[error("the component is damaged at byte {0}: is the file complete?")]
     Damaged(usize),
-    /// There is more than one manifest.
-    #[error("the component has two \"tidemill:manifest\" sections: build it again")]
-    Twice,
-    /// The manifest is larger than [`MAX_SIZE`](crate::MAX_SIZE).
-    #[error("the manifest in the component has {0} bytes, more than a manifest can have")]
-    TooLarge(usize),
-    /// The manifest is not text.
-    #[error("the manifest in the component is not UTF-8")]
-    NotText,
+    /// It is there more than once.
+    #[error("the component has two \"{}\" sections: build it again", .0.name())]
+    Twice(Section),
+    /// It is larger than [`Section::max_size`].
+    #[error(
+        "the section \"{}\" of the component has {size} bytes; it can have {}",
+        .section.name(),
+        .section.max_size()
+    )]
+    TooLarge {
+        /// Which.
+        section: Section,
+        /// Its bytes.
+        size: usize,
+    },
+    /// It is not text.
+    #[error("the section \"{}\" of the component is not UTF-8", .0.name())]
+    NotText(Section),
 }
 
 /// Whether a file begins as a component does.
 #[must_use]
 pub fn is_component(file: &[u8]) -> bool {
-    check(file).is_ok()
+    frame::check(file).is_ok()
 }
 
-/// The manifest that a component carries, as TOML; none if it carries none.
+/// A text that a component carries; none if it has no such section.
 ///
 /// # Errors
-/// The file is no component, or is damaged, or its manifest is no text.
-pub fn embedded(component: &[u8]) -> Result<Option<String>, SectionError> {
-    check(component)?;
+/// The file is no component, or is damaged, or the section is no text.
+pub fn section(component: &[u8], section: Section) -> Result<Option<String>, SectionError> {
+    frame::check(component)?;
     let mut found = None;
-    for section in Sections::new(component) {
-        let section = section?;
-        let Some(content) = section.manifest(component) else {
+    for framed in Frames::new(component) {
+        let framed = framed?;
+        let Some(content) = framed.custom(component, section.name()) else {
             continue;
         };
         if found.is_some() {
-            return Err(SectionError::Twice);
+            return Err(SectionError::Twice(section));
         }
-        if content.len() > crate::MAX_SIZE {
-            return Err(SectionError::TooLarge(content.len()));
+        let size = content.len();
+        if size > section.max_size() {
+            return Err(SectionError::TooLarge { section, size });
         }
-        let text = std::str::from_utf8(content).map_err(|_| SectionError::NotText)?;
+        let text = std::str::from_utf8(content).map_err(|_| SectionError::NotText(section))?;
         found = Some(text.to_owned());
     }
     Ok(found)
 }
 
-/// The component with this manifest in it, in place of any it had.
+/// The component with this text in it, in place of any such section it had. All
+/// others stay as they are.
 ///
 /// A file that isn't a component is changed too, but stays what it is: check
 /// with [`is_component`].
 #[must_use]
-pub fn embed(component: &[u8], toml: &str) -> Vec<u8> {
-    let mut output = Vec::with_capacity(component.len() + toml.len() + SECTION.len() + 16);
-    output.extend_from_slice(component.get(..HEADER).unwrap_or(component));
-    let mut end = HEADER;
-    for section in Sections::new(component) {
-        let Ok(section) = section else {
-            break;
-        };
-        if section.manifest(component).is_none() {
-            output.extend_from_slice(component.get(section.start..section.end).unwrap_or(&[]));
-        }
-        end = section.end;
-    }
-    // What could not be read stays as it is, for `embedded` to name.
-    output.extend_from_slice(component.get(end..).unwrap_or(&[]));
-
-    let mut content = Vec::with_capacity(SECTION.len() + toml.len() + 8);
-    write_size(&mut content, SECTION.len());
-    content.extend_from_slice(SECTION.as_bytes());
-    content.extend_from_slice(toml.as_bytes());
-    output.push(0);
-    write_size(&mut output, content.len());
-    output.extend_from_slice(&content);
+pub fn with_section(component: &[u8], section: Section, text: &str) -> Vec<u8> {
+    let name = section.name();
+    let mut output = without(component, &[section], text.len() + name.len() + 16);
+    frame::write_custom(&mut output, name, text);
     output
 }
 
-fn check(file: &[u8]) -> Result<(), SectionError> {
-    let (Some(magic), Some(version)) = (file.get(..4), file.get(4..HEADER)) else {
-        return Err(SectionError::NotWasm);
-    };
-    match version {
-        _ if magic != MAGIC => Err(SectionError::NotWasm),
-        COMPONENT => Ok(()),
-        MODULE => Err(SectionError::Module),
-        version => {
-            let mut bytes = [0; 4];
-            bytes.copy_from_slice(version);
-            Err(SectionError::Version(bytes))
+/// The component with none of these texts: what is compiled, which is the same for
+/// another manifest or commit.
+#[must_use]
+pub fn without_sections(component: &[u8]) -> Vec<u8> {
+    without(component, &Section::ALL, 0)
+}
+
+/// The component without some sections, with room for `more` bytes.
+fn without(component: &[u8], sections: &[Section], more: usize) -> Vec<u8> {
+    let mut output = Vec::with_capacity(component.len() + more);
+    output.extend_from_slice(component.get(..HEADER).unwrap_or(component));
+    let mut end = HEADER;
+    for framed in Frames::new(component) {
+        let Ok(framed) = framed else {
+            break;
+        };
+        let is = |section: &Section| framed.custom(component, section.name()).is_some();
+        if !sections.iter().any(is) {
+            output.extend_from_slice(component.get(framed.start..framed.end).unwrap_or(&[]));
         }
+        end = framed.end;
     }
+    // What could not be read stays as it is, for `section` to name.
+    output.extend_from_slice(component.get(end..).unwrap_or(&[]));
+    output
 }
 
-/// One section at the top level of a file.
-struct Section {
-    id: u8,
-    /// Where its id is.
-    start: usize,
-    /// Where its content begins.
-    content: usize,
-    /// Where the next section begins.
-    end: usize,
+/// The manifest that a component carries, as TOML; none if it carries none.
+///
+/// # Errors
+/// As [`section`].
+pub fn embedded(component: &[u8]) -> Result<Option<String>, SectionError> {
+    section(component, Section::Manifest)
 }
 
-impl Section {
-    /// The content after the name, if this is the manifest's section.
-    fn manifest<'f>(&self, file: &'f [u8]) -> Option<&'f [u8]> {
-        if self.id != 0 {
-            return None;
-        }
-        let content = file.get(self.content..self.end)?;
-        let (length, name) = read_size(content, 0)?;
-        let end = name.checked_add(length)?;
-        (content.get(name..end)? == SECTION.as_bytes()).then(|| &content[end..])
-    }
+/// The component with this manifest in it, in place of any it had.
+#[must_use]
+pub fn embed(component: &[u8], toml: &str) -> Vec<u8> {
+    with_section(component, Section::Manifest, toml)
 }
 
-/// The sections of a file, up to the first that doesn't fit in it.
-struct Sections<'f> {
-    file: &'f [u8],
-    at: usize,
-}
-
-impl<'f> Sections<'f> {
-    fn new(file: &'f [u8]) -> Self {
-        Self { file, at: HEADER }
-    }
-}
-
-impl Iterator for Sections<'_> {
-    type Item = Result<Section, SectionError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let start = self.at;
-        let id = *self.file.get(start)?;
-        let section = read_size(self.file, start + 1).and_then(|(size, content)| {
-            let end = content.checked_add(size)?;
-            (end <= self.file.len()).then_some(Section {
-                id,
-                start,
-                content,
-                end,
-            })
-        });
-        self.at = section
-            .as_ref()
-            .map_or(self.file.len(), |section| section.end);
-        Some(section.ok_or(SectionError::Damaged(start)))
-    }
-}
-
-/// A LEB128 `u32` at a place, and where what follows it begins.
-fn read_size(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
-    let mut value: u64 = 0;
-    for (index, byte) in bytes.get(at..)?.iter().take(5).enumerate() {
-        value |= u64::from(byte & 0x7f) << (7 * index);
-        if byte & 0x80 == 0 {
-            let value = usize::try_from(u32::try_from(value).ok()?).ok()?;
-            return Some((value, at + index + 1));
-        }
-    }
-    None
-}
-
-fn write_size(output: &mut Vec<u8>, mut value: usize) {
-    loop {
-        let byte = u8::try_from(value & 0x7f).unwrap_or_default();
-        value >>= 7;
-        if value == 0 {
-            output.push(byte);
-            return;
-        }
-        output.push(byte | 0x80);
-    }
+/// The OpenAPI document that a component carries, as JSON; none if it carries
+/// none.
+///
+/// # Errors
+/// As [`section`].
+pub fn openapi(component: &[u8]) -> Result<Option<String>, SectionError> {
+    section(component, Section::OpenApi)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn empty() -> Vec<u8> {
-        [MAGIC, COMPONENT].concat()
-    }
+    use crate::frame::{empty, empty_module};
 
     #[test]
     fn a_manifest_comes_back() {
@@ -234,14 +220,45 @@ mod tests {
     }
 
     #[test]
+    fn another_manifest_leaves_all_other_sections_as_they_are() {
+        let mut component = empty();
+        for section in Section::ALL {
+            component = with_section(&component, section, section.name());
+        }
+        let component = embed(&component, "name = \"b\"");
+        assert_eq!(embedded(&component), Ok(Some("name = \"b\"".to_owned())));
+        assert_eq!(openapi(&component), Ok(Some("tidemill:openapi".to_owned())));
+        for other in &Section::ALL[1..] {
+            let text = section(&component, *other);
+            assert_eq!(text, Ok(Some(other.name().to_owned())));
+        }
+    }
+
+    #[test]
+    fn without_its_texts_a_component_is_what_it_was() {
+        let code = [&empty()[..], &[7, 3, 1, 2, 3], &[0, 3, 1, b'x', 9]].concat();
+        let mut component = code.clone();
+        for section in Section::ALL {
+            component = with_section(&component, section, section.name());
+        }
+        assert_eq!(without_sections(&component), code);
+        // What is damaged stays, and so is no other's.
+        component.extend_from_slice(&[0, 9, 1]);
+        assert_eq!(
+            without_sections(&component),
+            [&code[..], &[0, 9, 1]].concat()
+        );
+        assert_eq!(without_sections(b"\0as"), b"\0as");
+    }
+
+    #[test]
     fn what_is_no_component_is_named() {
         assert_eq!(embedded(b""), Err(SectionError::NotWasm));
         assert_eq!(
             embedded(b"\x7fELF\x02\x01\x01\0"),
             Err(SectionError::NotWasm)
         );
-        let module = [MAGIC, MODULE].concat();
-        assert_eq!(embedded(&module), Err(SectionError::Module));
+        assert_eq!(embedded(&empty_module()), Err(SectionError::Module));
         let strange = b"\0asm\x0e\0\x01\0";
         assert_eq!(embedded(strange), Err(SectionError::Version([14, 0, 1, 0])));
         assert_eq!(embedded(&empty()), Ok(None));
@@ -267,15 +284,21 @@ mod tests {
     fn two_manifests_or_no_text_are_refused() {
         let one = embed(&empty(), "name = \"a\"");
         let two = [&one[..], &one[HEADER..]].concat();
-        assert_eq!(embedded(&two), Err(SectionError::Twice));
+        assert_eq!(embedded(&two), Err(SectionError::Twice(Section::Manifest)));
         let mut broken = one;
         let last = broken.len() - 1;
         broken[last] = 0xff;
-        assert_eq!(embedded(&broken), Err(SectionError::NotText));
+        assert_eq!(
+            embedded(&broken),
+            Err(SectionError::NotText(Section::Manifest))
+        );
         let large = embed(&empty(), &"#".repeat(crate::MAX_SIZE + 1));
         assert_eq!(
             embedded(&large),
-            Err(SectionError::TooLarge(crate::MAX_SIZE + 1))
+            Err(SectionError::TooLarge {
+                section: Section::Manifest,
+                size: crate::MAX_SIZE + 1
+            })
         );
     }
 
@@ -306,7 +329,7 @@ mod tests {
             }
             let read = embedded(&bytes);
             let again = embed(&bytes, "name = \"b\"");
-            if read.is_ok() || read == Err(SectionError::Twice) {
+            if read.is_ok() || read == Err(SectionError::Twice(Section::Manifest)) {
                 assert_eq!(embedded(&again), Ok(Some("name = \"b\"".to_owned())));
             }
         }

@@ -13,12 +13,12 @@ use crate::{OnExhausted, OutOfRange, Retried, Retry, Start, Subscription, rules}
 const PAUSES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
 
 /// The failures that `on` may name.
-const RETRIED: [(&str, Retried); 5] = [
-    ("retry", Retried::Retry),
-    ("trap", Retried::Trap),
-    ("memory", Retried::Memory),
-    ("timeout", Retried::Timeout),
-    ("refused", Retried::Refused),
+const RETRIED: [Retried; 5] = [
+    Retried::Retry,
+    Retried::Trap,
+    Retried::Memory,
+    Retried::Timeout,
+    Retried::Refused,
 ];
 
 impl<'t> Reader<'t> {
@@ -81,16 +81,15 @@ impl<'t> Reader<'t> {
     }
 
     fn start(&mut self, table: &DeTable<'_>) -> Start {
-        let earliest = ("earliest", Start::Earliest);
-        let latest = [("latest", Start::Latest)];
-        self.choice(table, "start", "subscribe.start", earliest, &latest)
+        let all = [Start::Earliest, Start::Latest].map(|start| (start.word(), start));
+        self.choice(table, "start", "subscribe.start", all[0], &all[1..])
     }
 
     fn out_of_range(&mut self, table: &DeTable<'_>) -> OutOfRange {
-        let earliest = ("earliest", OutOfRange::Earliest);
-        let others = [("latest", OutOfRange::Latest), ("stop", OutOfRange::Stop)];
+        let all = [OutOfRange::Earliest, OutOfRange::Latest, OutOfRange::Stop];
+        let all = all.map(|place| (place.word(), place));
         let path = "subscribe.out-of-range";
-        self.choice(table, "out-of-range", path, earliest, &others)
+        self.choice(table, "out-of-range", path, all[0], &all[1..])
     }
 
     fn retry(&mut self, table: &DeTable<'_>) -> Retry {
@@ -110,10 +109,9 @@ impl<'t> Reader<'t> {
             default.attempts,
         );
         let jitter = self.count(table, "jitter", &path("jitter"), 0..=100, default.jitter);
-        let dead_letter = ("dead-letter", OnExhausted::DeadLetter);
-        let stop = [("stop", OnExhausted::Stop)];
+        let ends = [OnExhausted::DeadLetter, OnExhausted::Stop].map(|end| (end.word(), end));
         let on_exhausted = path("on-exhausted");
-        let on_exhausted = self.choice(table, "on-exhausted", &on_exhausted, dead_letter, &stop);
+        let on_exhausted = self.choice(table, "on-exhausted", &on_exhausted, ends[0], &ends[1..]);
         if backoff > max_backoff
             && let Some(span) = table.get("max-backoff").map(Spanned::span)
         {
@@ -138,11 +136,11 @@ impl<'t> Reader<'t> {
         let items = self.list(table, "on", "subscribe.retry.on", "failures")?;
         let mut retried = Vec::new();
         for (text, span) in items {
-            match RETRIED.iter().find(|(word, _)| *word == text) {
-                Some((_, cause)) if retried.contains(cause) => self.twice(span, "failure", &text),
-                Some((_, cause)) => retried.push(*cause),
+            match RETRIED.iter().find(|cause| cause.word() == text) {
+                Some(cause) if retried.contains(cause) => self.twice(span, "failure", &text),
+                Some(cause) => retried.push(*cause),
                 None => {
-                    let words: Vec<&str> = RETRIED.iter().map(|(word, _)| *word).collect();
+                    let words: Vec<&str> = RETRIED.iter().map(|cause| cause.word()).collect();
                     let help = match text.as_str() {
                         "reject" => "an event that its handler rejects is never tried again",
                         _ => &format!("it is one of {}", words.join(", ")),

@@ -100,6 +100,7 @@ pub struct Manifest {
     pub delivery: Option<String>,
     subscribe: String,
     retry: BTreeMap<String, String>,
+    trial: BTreeMap<String, String>,
     limits: BTreeMap<String, String>,
     settings: BTreeMap<String, String>,
 }
@@ -117,6 +118,7 @@ impl Manifest {
             delivery: None,
             subscribe: String::new(),
             retry: BTreeMap::new(),
+            trial: BTreeMap::new(),
             limits: BTreeMap::new(),
             settings: BTreeMap::new(),
         }
@@ -164,6 +166,13 @@ impl Manifest {
         self
     }
 
+    /// With a key of `[trial]`, as TOML writes it.
+    #[must_use]
+    pub fn trial(mut self, key: &str, value: &str) -> Self {
+        self.trial.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
     /// With a limit, as TOML writes it.
     #[must_use]
     pub fn limit(mut self, name: &str, value: &str) -> Self {
@@ -189,6 +198,10 @@ impl Manifest {
         );
         toml.push_str("[limits]\n");
         for (name, value) in &self.limits {
+            let _ = writeln!(toml, "{name} = {value}");
+        }
+        toml.push_str("[trial]\n");
+        for (name, value) in &self.trial {
             let _ = writeln!(toml, "{name} = {value}");
         }
         toml.push_str("[settings]\n");

@@ -116,6 +116,7 @@ impl Builder {
             ("--admin", Some("127.0.0.1:0".to_owned())),
             ("--data-dir", Some(data.display().to_string())),
             ("--kafka", self.kafka),
+            ("--fleet", Some(fleet())),
         ] {
             // What the test says itself counts.
             let own = self.arguments.iter().any(|argument| argument == flag);
@@ -142,6 +143,16 @@ impl Builder {
             folder,
         }
     }
+}
+
+/// The hosts of one test are a fleet, whatever other tests have on the same Kafka.
+fn fleet() -> String {
+    let thread = std::thread::current();
+    // Other threads than a test's own have no name.
+    let test = thread.name().unwrap_or("alone");
+    let test = test.rsplit("::").next().unwrap_or(test);
+    let test: String = test.chars().take(60).collect();
+    format!("{test}-{}", std::process::id())
 }
 
 fn spawn<'a>(

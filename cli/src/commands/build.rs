@@ -1,19 +1,26 @@
-//! `tidemill build`: from a project to one file, the component with its
-//! manifest in it.
+//! `tidemill build`: from a project to one file, the component with all that is
+//! to be known of it.
+
+mod compile;
+mod flags;
+mod packages;
+mod source;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use tidemill_manifest::Manifest;
+use tidemill_manifest::{Manifest, Section, with_section};
 
+use crate::commands::inspect;
 use crate::failure::Failure;
-use crate::project::{self, Project, program};
+use crate::inspection::Inspection;
+use crate::project::{self, Project};
 use crate::show::{self, GOOD};
+use crate::tools::Tools;
+
+pub(crate) use compile::{cargo, component_of, ensure_target};
 
 const TARGET: &str = "wasm32-wasip2";
 
@@ -25,8 +32,10 @@ Examples:
   tidemill build -- --features audit  what follows -- goes to cargo
 
 The component is written to target/tidemill/NAME.wasm (cargo's target
-directory, wherever that is), with service.toml inside it: that one file is
-the whole service.";
+directory, wherever that is). service.toml is inside it, its OpenAPI document,
+the commit that it is made of, and the packages in it with their licences: that
+one file is the whole service. The same source gives the same file, in whatever
+directory it is. `tidemill inspect` shows all of it.";
 
 /// What `tidemill build` takes.
 #[derive(Debug, clap::Args)]
@@ -38,7 +47,7 @@ pub struct Args {
     /// The cargo profile to build with
     #[arg(long, value_name = "NAME", default_value = "release")]
     profile: String,
-    /// Print what was built as JSON
+    /// Print what was built as JSON, as `tidemill inspect` does
     #[arg(long)]
     json: bool,
     /// More arguments for `cargo build`
@@ -46,29 +55,11 @@ pub struct Args {
     cargo: Vec<String>,
 }
 
-/// What a build made.
-#[derive(Debug, Serialize)]
-struct Built {
-    name: String,
-    file: PathBuf,
-    size: u64,
-    sha256: String,
-}
-
-pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+pub(crate) fn run(args: &Args, tools: &Tools) -> Result<ExitCode> {
     let project = Project::open(&args.dir)?;
-    project.check_cdylib()?;
-    ensure_target(&project.dir)?;
-    let artifact = cargo_build(&project, &args.profile, &args.cargo)?;
-    let component = component(&project, &artifact)?;
+    let component = make(&project, &args.profile, &args.cargo, tools)?;
     let file = project.component();
-    write_whole(&file, &component).with_context(|| format!("cannot write {}", file.display()))?;
-    let built = Built {
-        name: project.manifest.name.clone(),
-        size: component.len() as u64,
-        sha256: hex(&Sha256::digest(&component)),
-        file,
-    };
+    let built = Inspection::of(&component, &file)?;
     if args.json {
         show::print(&format!("{}\n", serde_json::to_string_pretty(&built)?))?;
     } else {
@@ -76,13 +67,42 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             dir if dir == Path::new(".") => "tidemill deploy".to_owned(),
             dir => format!("tidemill deploy {}", dir.display()),
         };
-        show::print(&render(&built, &project.manifest, &deploy))?;
+        show::print(&render(&built, &deploy))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The component of a project: what cargo built, with the manifest in it.
-pub(crate) fn component(project: &Project, artifact: &Path) -> Result<Vec<u8>> {
+/// Builds a project's component and writes its file. The answer is what is in it.
+pub(crate) fn make(
+    project: &Project,
+    profile: &str,
+    cargo: &[String],
+    tools: &Tools,
+) -> Result<Vec<u8>> {
+    project.check_cdylib()?;
+    compile::ensure_target(&project.dir)?;
+    let packages = packages::Packages::ask(&project.dir, cargo)?;
+    let compiled = compile::compile(project, profile, cargo, &packages.prefixes())?;
+    let component = read(&compiled.artifact)?;
+    let mut sections = packages.sections(&project.dir, &compiled.packages)?;
+    sections.extend(openapi(&component, &project.manifest, tools)?);
+    sections.extend(source::revision(&project.dir).map(|commit| (Section::Revision, commit)));
+    sections.push((Section::Manifest, project.text.clone()));
+    let component = sections
+        .iter()
+        .try_fold(component, |component, (section, text)| {
+            if text.len() > section.max_size() {
+                return Err(too_large(*section, text.len()));
+            }
+            Ok(with_section(&component, *section, text))
+        })?;
+    let file = project.component();
+    write_whole(&file, &component).with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(component)
+}
+
+/// What cargo built.
+fn read(artifact: &Path) -> Result<Vec<u8>> {
     let component = fs::read(artifact)
         .with_context(|| format!("cannot read what cargo built, {}", artifact.display()))?;
     if let Err(error) = tidemill_manifest::embedded(&component) {
@@ -90,125 +110,78 @@ pub(crate) fn component(project: &Project, artifact: &Path) -> Result<Vec<u8>> {
             .detail(format!("{}: {error}", artifact.display()))
             .into());
     }
-    Ok(tidemill_manifest::embed(&component, &project.text))
+    Ok(component)
 }
 
-fn render(built: &Built, manifest: &Manifest, deploy: &str) -> String {
-    let mut fields = vec![("file", project::shown(&built.file))];
-    if let Some(http) = &manifest.http {
-        let routes: Vec<String> = http.routes.iter().map(ToString::to_string).collect();
-        fields.push(("answers", routes.join(", ")));
+/// What cargo built, with the manifest in it and nothing else: as much as a host
+/// needs.
+pub(crate) fn with_manifest(project: &Project, artifact: &Path) -> Result<Vec<u8>> {
+    Ok(tidemill_manifest::embed(&read(artifact)?, &project.text))
+}
+
+/// The document that the component gives of itself.
+fn openapi(
+    component: &[u8],
+    manifest: &Manifest,
+    tools: &Tools,
+) -> Result<Option<(Section, String)>> {
+    let document = (tools.describe)(component, manifest).map_err(|error| {
+        Failure::new(format!(
+            "{} is compiled, but no host could run it",
+            manifest.name
+        ))
+        .detail(format!("{error:#}"))
+    })?;
+    Ok(document.map(|document| (Section::OpenApi, document)))
+}
+
+fn too_large(section: Section, size: usize) -> Failure {
+    Failure::new(format!(
+        "what goes into the section {} is too large: {} bytes, of at most {}",
+        section.name(),
+        size,
+        section.max_size()
+    ))
+}
+
+fn render(built: &Inspection, deploy: &str) -> String {
+    let mut fields = vec![
+        ("file", project::shown(&built.file)),
+        ("digest", built.digest.clone()),
+    ];
+    if !built.routes.is_empty() {
+        fields.push(("answers", built.routes.join(", ")));
     }
-    if !manifest.subscribe.is_empty() {
-        let topics: Vec<&str> = manifest
-            .subscribe
-            .iter()
-            .map(|subscription| subscription.topic.as_str())
-            .collect();
-        fields.push(("consumes", topics.join(", ")));
+    if !built.subscribes.is_empty() {
+        fields.push(("consumes", built.subscribes.join(", ")));
     }
-    if !manifest.grants.publish.is_empty() {
-        fields.push(("publishes", manifest.grants.publish.join(", ")));
-    }
+    fields.push(("grants", inspect::grants(&built.grants)));
+    fields.push(("imports", inspect::packages_of(&built.imports)));
+    fields.push(("carries", carries(built)));
     fields.push(("next", deploy.to_owned()));
     format!(
-        "{} {}, {}, sha256 {}\n{}",
+        "{} {}, {}\n{}",
         show::styled(GOOD, "Built"),
         built.name,
         show::size(built.size),
-        show::short(&built.sha256),
         show::fields(&fields)
     )
 }
 
-/// Makes sure that Rust's standard library for the target is there.
-pub(crate) fn ensure_target(dir: &Path) -> Result<()> {
-    let output = program("rustc", dir)
-        .args(["--print", "target-libdir", "--target", TARGET])
-        .output()
-        .map_err(|error| project::not_started("rustc", &error))?;
-    let libdir = String::from_utf8_lossy(&output.stdout);
-    if output.status.success() && Path::new(libdir.trim()).is_dir() {
-        return Ok(());
+/// What is in the file beside code and manifest.
+fn carries(built: &Inspection) -> String {
+    let mut parts = Vec::new();
+    if let Some(operations) = &built.operations {
+        let count = show::several(operations.len() as u64, "operation");
+        parts.push(format!("OpenAPI with {count}"));
     }
-    anstream::eprintln!("Adding the target {TARGET}: rustup target add {TARGET}");
-    let added = program("rustup", dir)
-        .args(["target", "add", TARGET])
-        .stdout(Stdio::null())
-        .status();
-    match added {
-        Ok(status) if status.success() => Ok(()),
-        _ => Err(Failure::new(format!(
-            "Rust's target {TARGET} is not installed, and adding it failed"
-        ))
-        .hint(format!(
-            "run `rustup target add {TARGET}`; without rustup, take the target from where your Rust comes from"
-        ))
-        .into()),
-    }
-}
-
-/// One line of `cargo build --message-format=json`.
-#[derive(Deserialize)]
-struct Message {
-    reason: String,
-    #[serde(default)]
-    manifest_path: PathBuf,
-    target: Option<MessageTarget>,
-    #[serde(default)]
-    filenames: Vec<PathBuf>,
-}
-
-#[derive(Deserialize)]
-struct MessageTarget {
-    crate_types: Vec<String>,
-}
-
-/// Cargo building a project, without what it is to say and how.
-pub(crate) fn cargo(project: &Project, profile: &str) -> Command {
-    let mut cargo = program("cargo", &project.dir);
-    cargo
-        .args(["build", "--lib", "--target", TARGET, "--profile", profile])
-        .stdout(Stdio::piped());
-    cargo
-}
-
-/// Runs cargo, with its progress and its errors on standard error. The answer
-/// is the component's file.
-fn cargo_build(project: &Project, profile: &str, more: &[String]) -> Result<PathBuf> {
-    let mut cargo = cargo(project, profile)
-        .arg("--message-format=json-render-diagnostics")
-        .args(more)
-        .spawn()
-        .map_err(|error| project::not_started("cargo", &error))?;
-    let mut artifact = None;
-    if let Some(output) = cargo.stdout.take() {
-        for line in BufReader::new(output).lines() {
-            let line = line.context("cannot read what cargo says")?;
-            artifact = component_of(&line, &project.dir).or(artifact);
-        }
-    }
-    let status = cargo.wait().context("cannot wait for cargo")?;
-    if !status.success() {
-        return Err(Failure::new("the service does not compile: cargo's errors are above").into());
-    }
-    artifact.ok_or_else(|| Failure::new("cargo built no component for this package").into())
-}
-
-/// The component that a message of cargo's names, if it is of this package.
-pub(crate) fn component_of(line: &str, dir: &Path) -> Option<PathBuf> {
-    let message: Message = serde_json::from_str(line).ok()?;
-    let ours = message.reason == "compiler-artifact"
-        && message.manifest_path == dir.join("Cargo.toml")
-        && message
-            .target?
-            .crate_types
-            .iter()
-            .any(|kind| kind == "cdylib");
-    message
-        .filenames
-        .into_iter()
-        .find(|file| ours && file.extension().is_some_and(|ending| ending == "wasm"))
+    let packages = show::several(built.packages.len() as u64, "package");
+    parts.push(format!("the licences of {packages}"));
+    parts.push(match &built.revision {
+        Some(revision) => inspect::commit(revision),
+        None => "no commit: git does not have it".to_owned(),
+    });
+    parts.join("\n")
 }
 
 /// Writes a file so that nobody ever sees half of it.
@@ -221,59 +194,43 @@ fn write_whole(file: &Path, content: &[u8]) -> std::io::Result<()> {
     fs::rename(&unfinished, file).inspect_err(|_| drop(fs::remove_file(&unfinished)))
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure;
+    use crate::inspection::tests::order;
 
     #[test]
-    fn the_component_is_the_packages_own_cdylib() {
-        let message = |path: &str, kind: &str| {
-            format!(
-                r#"{{"reason":"compiler-artifact","manifest_path":"{path}/Cargo.toml",
-                "target":{{"crate_types":["{kind}","rlib"]}},
-                "filenames":["/t/libuser.rlib","/t/user.wasm"]}}"#
-            )
+    fn a_component_that_fails_to_describe_itself_fails_the_build() {
+        let text = "name = \"shop\"\n[http]\nroutes = [\"/\"]\n";
+        let manifest = Manifest::parse(text, "service.toml").expect("it is valid");
+        let tools = Tools {
+            describe: |_, _| anyhow::bail!("the handler trapped\nclosed on Sundays"),
         };
-        let dir = Path::new("/w/user");
+        let error = openapi(b"", &manifest, &tools).expect_err("it fails");
         assert_eq!(
-            component_of(&message("/w/user", "cdylib"), dir),
-            Some(PathBuf::from("/t/user.wasm"))
+            show::plain(&failure::render(&error)),
+            "error: shop is compiled, but no host could run it\n  the handler trapped\n  \
+             closed on Sundays"
         );
-        assert_eq!(component_of(&message("/w/other", "cdylib"), dir), None);
-        assert_eq!(component_of(&message("/w/user", "rlib"), dir), None);
-        let finished = r#"{"reason":"build-finished","success":true}"#;
-        assert_eq!(component_of(finished, dir), None);
-        assert_eq!(component_of("not JSON", dir), None);
     }
 
     #[test]
     fn a_build_says_what_it_made_and_what_is_next() {
-        let text = "name = \"order\"\n[http]\nroutes = [\"/orders\"]\n\
-                    [[subscribe]]\ntopic = \"user_topic\"\n[grants]\npublish = [\"a\", \"b\"]\n";
-        let manifest = Manifest::parse(text, "service.toml").expect("it is valid");
-        let built = Built {
-            name: "order".to_owned(),
-            file: PathBuf::from("/elsewhere/target/tidemill/order.wasm"),
-            size: 417_321,
-            sha256: "0123456789abcdef".repeat(4),
-        };
         assert_eq!(
-            show::plain(&render(&built, &manifest, "tidemill deploy")),
-            "Built order, 417 kB, sha256 0123456789ab\n  \
-               file       /elsewhere/target/tidemill/order.wasm\n  \
-               answers    /orders\n  \
-               consumes   user_topic\n  \
-               publishes  a, b\n  \
-               next       tidemill deploy\n"
+            show::plain(&render(&order(), "tidemill deploy")),
+            "Built order, 417 kB\n  \
+               file      /elsewhere/target/tidemill/order.wasm\n  \
+               digest    0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\n  \
+               answers   /orders\n  \
+               consumes  user_topic\n  \
+               grants    publish to order_topic; state\n  \
+               imports   tidemill: publisher, state\n            \
+                         wasi: clocks, filesystem\n  \
+               carries   OpenAPI with 2 operations\n            \
+                         the licences of 3 packages\n            \
+                         commit 3f2a9c01b2d40000000000000000000000000000, and changes that are not committed\n  \
+               next      tidemill deploy\n"
         );
-    }
-
-    #[test]
-    fn digests_are_hexadecimal() {
-        assert_eq!(hex(&[0, 0xab, 0x1f]), "00ab1f");
     }
 }

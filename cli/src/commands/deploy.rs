@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use tidemill_manifest::{Manifest, SectionError};
 use ureq::http::Method;
 
-use crate::api::Deployed;
+use super::{changes, history, hosts};
+use crate::api::{Deployed, Sticky};
 use crate::client::{Body, Client, Connection};
 use crate::failure::Failure;
 use crate::project::{self, MANIFEST, Project};
@@ -21,10 +22,16 @@ Examples:
   tidemill deploy order.wasm           any component with a manifest in it
   tidemill deploy order.wasm --manifest staging.toml
                                        with another manifest
+  tidemill deploy order.wasm --dry-run all checks, and nothing more
+  tidemill deploy order.wasm --weight 5% --sticky cookie:session
+                                       for a share of the requests
+  tidemill deploy order.wasm --partitions 0,3
+                                       for the events of these partitions
 
-A deploy swaps at once: calls that run finish on the old revision. What cannot
-work (an import that is not granted, a route that another service has) is
-refused, and the old revision goes on.";
+A deploy swaps at once, on every host of the cluster: calls that run finish on the
+old revision. What cannot work (an import that is not granted, a route that another
+service has) is refused, and the old revision goes on. A revision that fails too
+often while it is on trial is taken back ([trial] in the manifest).";
 
 /// What `tidemill deploy` takes.
 #[derive(Debug, clap::Args)]
@@ -36,6 +43,22 @@ pub struct Args {
     /// Use this manifest instead of the one in the component
     #[arg(long, value_name = "FILE")]
     manifest: Option<PathBuf>,
+    /// Do all checks, and say what would change
+    #[arg(long)]
+    dry_run: bool,
+    /// As a canary: its share of the requests, in percent (`tidemill promote` gives
+    /// it all)
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    weight: Option<f64>,
+    /// What makes requests stick to one revision: header:NAME or cookie:NAME
+    #[arg(long, value_name = "KIND:NAME", requires = "weight")]
+    sticky: Option<Sticky>,
+    /// As a canary: the partitions whose events it handles
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',')]
+    partitions: Vec<u16>,
+    /// Don't wait for other hosts than the one that is asked
+    #[arg(long)]
+    alone: bool,
     /// Print the host's answer as JSON
     #[arg(long)]
     json: bool,
@@ -44,25 +67,85 @@ pub struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let file = if args.path.is_dir() {
-        built(&args.path)?
-    } else {
-        args.path.clone()
-    };
-    let component = read(&file)?;
-    let component = with_manifest(component, &file, args.manifest.as_deref())?;
-    let (deployed, json) = deploy(&Client::new(&args.connection), component)?;
+    let (_, component) = component(&args.path, args.manifest.as_deref())?;
+    let client = Client::new(&args.connection);
+    let (deployed, json) = deploy(&client, &args.target(), component)?;
     if args.json {
         show::print(&format!("{json}\n"))?;
     } else {
         show::print(&render(&deployed))?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(hosts::code(match args.alone {
+        true => &[],
+        false => &deployed.hosts,
+    }))
+}
+
+/// `5`, `5%` or `0.5%`.
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.trim_end_matches('%').trim().parse::<f64>();
+    number
+        .ok()
+        .filter(|share| (0.0..=100.0).contains(share))
+        .ok_or_else(|| "it is a share in percent, 0% to 100%".to_owned())
+}
+
+impl Args {
+    fn target(&self) -> String {
+        let mut query = Vec::new();
+        if self.dry_run {
+            query.push("dry-run=true".to_owned());
+        }
+        if self.alone {
+            query.push("alone=true".to_owned());
+        }
+        query.extend(self.weight.map(|weight| format!("weight={weight}")));
+        let sticky = self.sticky.as_ref().map(ToString::to_string);
+        query.extend(sticky.map(|sticky| format!("sticky={}", encoded(&sticky))));
+        if !self.partitions.is_empty() {
+            let numbers = self.partitions.iter().map(ToString::to_string);
+            query.push(format!(
+                "partitions={}",
+                numbers.collect::<Vec<_>>().join(",")
+            ));
+        }
+        match query.is_empty() {
+            true => "/v1/services".to_owned(),
+            false => format!("/v1/services?{}", query.join("&")),
+        }
+    }
+}
+
+/// Percent-encoded for a query (RFC 3986, section 2.1).
+fn encoded(text: &str) -> String {
+    let bytes = text.bytes().map(|byte| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b':' => {
+            char::from(byte).to_string()
+        }
+        _ => format!("%{byte:02X}"),
+    });
+    bytes.collect()
+}
+
+/// A component that can be deployed, and its file: the one that a path names, or
+/// the one that was built in it, with the manifest that is to be used.
+pub(super) fn component(path: &Path, manifest: Option<&Path>) -> Result<(PathBuf, Vec<u8>)> {
+    let file = if path.is_dir() {
+        built(path)?
+    } else {
+        path.to_owned()
+    };
+    let component = with_manifest(read(&file)?, &file, manifest)?;
+    Ok((file, component))
 }
 
 /// Deploys a component. The answer is what the host did, and as JSON.
-pub(crate) fn deploy(client: &Client, component: Vec<u8>) -> Result<(Deployed, String)> {
-    client.call(Method::POST, "/v1/services", Body::Component(component))
+pub(crate) fn deploy(
+    client: &Client,
+    target: &str,
+    component: Vec<u8>,
+) -> Result<(Deployed, String)> {
+    client.call(Method::POST, target, Body::Component(component))
 }
 
 /// The component that `tidemill build` made of a project.
@@ -118,9 +201,11 @@ fn with_manifest(component: Vec<u8>, file: &Path, named: Option<&Path>) -> Resul
         | SectionError::Damaged(_)),
     ) = &embedded
     {
-        return Err(Failure::new(format!("{shown} cannot be deployed"))
-            .detail(error.to_string())
-            .into());
+        return Err(
+            Failure::new(format!("{shown} is no component that can be deployed"))
+                .detail(error.to_string())
+                .into(),
+        );
     }
     if let Some(named) = named {
         let (text, _) = project::read_manifest(named)?;
@@ -152,6 +237,14 @@ fn render(deployed: &Deployed) -> String {
             "{} {name} again: revision {revision} was running already\n",
             show::styled(GOOD, "Deployed")
         ),
+        previous if deployed.dry_run => format!(
+            "{} {name}, revision {revision}, can be deployed{}: nothing was changed\n",
+            show::styled(GOOD, "Checked"),
+            match previous {
+                Some(previous) => format!(" in place of {}", show::short(previous)),
+                None => String::new(),
+            }
+        ),
         previous => {
             let mut notes = Vec::new();
             if let Some(previous) = previous {
@@ -169,6 +262,9 @@ fn render(deployed: &Deployed) -> String {
         }
     };
     text.push_str(&facts(deployed));
+    text.push_str(&changes::show_changes(&deployed.changes));
+    text.push_str(&changes::show_warnings(&deployed.warnings));
+    text.push_str(&hosts::render(&deployed.hosts));
     text
 }
 
@@ -177,6 +273,17 @@ pub(crate) fn facts(deployed: &Deployed) -> String {
     let name = show::line(&deployed.name, 63);
     let url = deployed.url.trim_end_matches('/');
     let mut fields = Vec::new();
+    if let Some(canary) = &deployed.canary {
+        let partitions = history::partitions(&canary.partitions);
+        fields.push((
+            "canary",
+            format!("{}% of the requests{partitions}", canary.weight),
+        ));
+    }
+    if let Some(until) = deployed.trial_until {
+        let left = until.saturating_sub(deployed.number);
+        fields.push(("on trial", format!("for {}", show::duration(left * 1000))));
+    }
     if !deployed.routes.is_empty() {
         let routes: Vec<String> = deployed
             .routes
@@ -212,6 +319,9 @@ pub(crate) fn facts(deployed: &Deployed) -> String {
     ));
     if !deployed.routes.is_empty() {
         fields.push(("docs", format!("{url}/docs")));
+    }
+    if deployed.smoke > 0 {
+        fields.push(("passed", show::several(deployed.smoke as u64, "smoke call")));
     }
     show::fields(&fields)
 }
@@ -251,6 +361,14 @@ mod tests {
             created_topics: vec!["cart_topic".to_owned(), "order_topic".to_owned()],
             compile_us: Some(440_000),
             url: "http://127.0.0.1:8080".to_owned(),
+            number: 1_000,
+            dry_run: false,
+            canary: None,
+            trial_until: None,
+            hosts: Vec::new(),
+            changes: Vec::new(),
+            warnings: Vec::new(),
+            smoke: 0,
         }
     }
 
@@ -298,6 +416,48 @@ mod tests {
             first,
             "Deployed order again: revision 3f2a9c01b2d4 was running already"
         );
+    }
+
+    #[test]
+    fn a_look_a_share_and_a_trial_are_told() {
+        let first = |deployed: &Deployed| {
+            let text = show::plain(&render(deployed));
+            text.lines()
+                .take(2)
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+                .join("\n")
+        };
+        let look = Deployed {
+            dry_run: true,
+            ..deployed()
+        };
+        assert!(first(&look).starts_with(
+            "Checked order, revision 3f2a9c01b2d4, can be deployed in place of 88aa00112233: \
+             nothing was changed\n"
+        ));
+        let tried = Deployed {
+            trial_until: Some(61_000),
+            ..deployed()
+        };
+        assert!(
+            first(&tried).ends_with("\n  on trial  for 60.0 s"),
+            "{}",
+            first(&tried)
+        );
+        let canary = Deployed {
+            canary: Some(crate::api::Canary {
+                revision: String::new(),
+                weight: 2.5,
+                sticky: None,
+                partitions: vec![3],
+            }),
+            ..deployed()
+        };
+        assert!(first(&canary).ends_with("\n  canary    2.5% of the requests and partition 3"));
+        assert_eq!(percent("5%"), Ok(5.0));
+        assert!(percent("101").is_err() && percent("x").is_err() && percent("NaN").is_err());
+        assert_eq!(encoded("cookie:a b"), "cookie:a%20b");
     }
 
     #[test]

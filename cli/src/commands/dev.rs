@@ -25,7 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::LogLine;
 use crate::client::{Client, Connection, service_path};
-use crate::commands::{build, deploy};
+use crate::commands::{build, changes, deploy};
 use crate::failure::Failure;
 use crate::project::{self, MANIFEST, Project};
 
@@ -142,7 +142,7 @@ struct Service {
     artifact: Option<PathBuf>,
     /// What has changed since the last cycle began.
     dirty: Option<Dirty>,
-    /// Warnings that were shown.
+    /// Warnings that were shown, of the compiler and of deploys.
     shown: HashSet<String>,
     /// Routes and topics that were shown.
     places: Option<(Vec<String>, Vec<String>)>,
@@ -411,12 +411,16 @@ impl<'a> Dev<'a> {
                     served.deployed.routes.clone(),
                     served.deployed.subscribes.clone(),
                 );
-                let facts = (service.places.as_ref() != Some(&places))
-                    .then(|| deploy::facts(&served.deployed));
+                let mut more = match service.places.as_ref() == Some(&places) {
+                    true => String::new(),
+                    false => deploy::facts(&served.deployed),
+                };
                 service.places = Some(places);
+                let warnings = served.deployed.warnings.iter();
+                let warnings = warnings.filter(|one| service.shown.insert(one.message.clone()));
+                more.push_str(&changes::show_warnings(warnings));
                 let new = before.as_ref() != service.serving.as_ref();
-                self.screen
-                    .serving(number, &served, new, facts.as_deref())?;
+                self.screen.serving(number, &served, new, &more)?;
                 self.follow(number)
             }
         }

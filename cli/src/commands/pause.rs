@@ -19,11 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: &str = "\
 Examples:
   tidemill pause order
-  tidemill pause order --admin 10.0.0.2:8081    on another host
 
-What runs is finished and committed, then the service leaves its group on this
-host. Other hosts that run it go on, and take over its partitions: pause it on
-each to stop all of it. Requests are answered all the while. It lasts until
+What runs is finished and committed, then the service leaves its group, on all
+hosts. Requests are answered all the while. It lasts until
 `tidemill resume`, over restarts and deploys.";
 
 const RESUME: &str = "\
@@ -77,7 +75,7 @@ fn turn(args: &Common, to: &str) -> Result<ExitCode> {
     if args.json {
         show::print(&format!("{json}\n"))?;
     } else {
-        show::print(&told(&paused, &args.connection.admin.to_string()))?;
+        show::print(&told(&paused))?;
     }
     if !stopped {
         anstream::eprintln!("{DIM}What runs is not finished yet.{DIM:#}");
@@ -98,20 +96,19 @@ fn has_stopped(client: &Client, path: &str) -> Result<bool> {
     Ok(false)
 }
 
-fn told(paused: &Paused, host: &str) -> String {
+fn told(paused: &Paused) -> String {
     let plain = show::line(&paused.name, 63);
     let name = show::styled(BOLD, &plain);
     match (paused.paused, paused.unchanged) {
-        (true, true) => format!("{name} was paused already, on {host}.\n"),
-        (false, true) => format!("{name} was not paused, on {host}.\n"),
+        (true, true) => format!("{name} was paused already.\n"),
+        (false, true) => format!("{name} was not paused.\n"),
         (true, false) => format!(
-            "{} {name} on {host}: it consumes nothing, and answers requests.\n  \
-               others  hosts that run it go on, and take over its partitions\n  \
-               go on   tidemill resume {plain}\n",
+            "{} {name} on all hosts: it consumes nothing, and answers requests.\n  \
+               go on  tidemill resume {plain}\n",
             show::styled(GOOD, "Paused")
         ),
         (false, false) => format!(
-            "{} {name} on {host}: it goes on where its group is.\n",
+            "{} {name} on all hosts: it goes on where its group is.\n",
             show::styled(GOOD, "Resumed")
         ),
     }
@@ -122,32 +119,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pause_is_of_one_host() {
+    fn a_pause_is_of_all_hosts() {
         let told = |paused, unchanged| {
             let paused = Paused {
                 name: "order".to_owned(),
                 paused,
                 unchanged,
             };
-            show::plain(&told(&paused, "127.0.0.1:8081"))
+            show::plain(&told(&paused))
         };
         assert_eq!(
             told(true, false),
-            "Paused order on 127.0.0.1:8081: it consumes nothing, and answers requests.\n  \
-               others  hosts that run it go on, and take over its partitions\n  \
-               go on   tidemill resume order\n"
+            "Paused order on all hosts: it consumes nothing, and answers requests.\n  \
+               go on  tidemill resume order\n"
         );
         assert_eq!(
             told(false, false),
-            "Resumed order on 127.0.0.1:8081: it goes on where its group is.\n"
+            "Resumed order on all hosts: it goes on where its group is.\n"
         );
-        assert_eq!(
-            told(true, true),
-            "order was paused already, on 127.0.0.1:8081.\n"
-        );
-        assert_eq!(
-            told(false, true),
-            "order was not paused, on 127.0.0.1:8081.\n"
-        );
+        assert_eq!(told(true, true), "order was paused already.\n");
+        assert_eq!(told(false, true), "order was not paused.\n");
     }
 }

@@ -3,6 +3,7 @@
 //! It is for operators alone: on loopback, or behind a token.
 
 mod body;
+mod deploy;
 mod guard;
 mod invoke;
 mod logs;
@@ -32,7 +33,7 @@ use tokio::sync::watch;
 use body::Bound;
 use guard::{Access, Client};
 
-use crate::host::{DeployError, Host};
+use crate::host::Host;
 use crate::http::connections::{self, Answers, Limits};
 use crate::invocation::Failure;
 use crate::kafka::KafkaError;
@@ -95,9 +96,13 @@ fn router(host: Arc<Host>, access: Arc<Access>, patience: Duration) -> Router {
         bytes: MAX_BODY,
         time: patience,
     };
-    let deploying = post(deploy).layer(from_fn_with_state(component, body::read));
+    let deploying = post(deploy::deploy).layer(from_fn_with_state(component, body::read));
     let others = Router::new()
-        .route("/v1/services/{name}", get(service).delete(remove))
+        .route("/v1/services/{name}", get(service).delete(deploy::remove))
+        .route("/v1/services/{name}/history", get(deploy::history))
+        .route("/v1/services/{name}/rollback", post(deploy::rollback))
+        .route("/v1/services/{name}/promote", post(deploy::promote))
+        .route("/v1/hosts", get(deploy::hosts))
         .route("/v1/services/{name}/invoke", post(run_by_hand))
         .route("/v1/services/{name}/logs", get(logs::lines))
         .route("/v1/services/{name}/state", get(state))
@@ -204,83 +209,6 @@ async fn service(State(host): State<Arc<Host>>, Path(name): Path<String>) -> Res
     match host.service(&name) {
         Some(service) => json(&show::detail(&host, &service).await),
         None => no_service(&name),
-    }
-}
-
-async fn deploy(State(host): State<Arc<Host>>, headers: HeaderMap, body: Bytes) -> Response {
-    if !is_of_type(&headers, "application/wasm") {
-        return refuse(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "media-type",
-            "Unsupported Media Type",
-            "A deploy is a component, sent as application/wasm.",
-        );
-    }
-    // A deploy that has begun is finished, even if its client is gone.
-    let deploying = tokio::spawn(async move { host.deploy(body.into()).await });
-    match deploying.await {
-        Ok(Ok(deployed)) => json(&deployed),
-        Ok(Err(error)) => deploy_refused(&error),
-        Err(error) => deploy_refused(&DeployError::Task(error)),
-    }
-}
-
-/// The one table from a deploy's error to a status.
-fn deploy_refused(error: &DeployError) -> Response {
-    let (status, kind, title) = match error {
-        DeployError::Start(Failure::Crowded { .. }) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "crowded",
-            "The host has no memory for another service",
-        ),
-        DeployError::NoManifest | DeployError::BadSection(_) | DeployError::Manifest(_) => (
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "manifest",
-            "The manifest is not valid",
-        ),
-        DeployError::Component(_) | DeployError::Start(_) | DeployError::OpenApi(_) => (
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "component",
-            "The component cannot be a service",
-        ),
-        DeployError::RouteTaken { .. } => {
-            (StatusCode::CONFLICT, "route-taken", "The route is taken")
-        }
-        DeployError::Kafka(KafkaError::Unreachable { .. } | KafkaError::Denied { .. }) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "kafka-unreachable",
-            "Kafka does not answer",
-        ),
-        DeployError::Kafka(_) => (StatusCode::CONFLICT, "topics", "The topics cannot be used"),
-        DeployError::Stopping => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "stopping",
-            "The host is shutting down",
-        ),
-        DeployError::Store(_) | DeployError::Library(_) | DeployError::Task(_) => (
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "The host failed",
-        ),
-    };
-    match error {
-        // What it quotes may be a secret, and is for who deploys.
-        DeployError::Manifest(_) => {
-            tracing::warn!(event = "deploy.refused", error = title, "deploy refused");
-        }
-        _ => tracing::warn!(event = "deploy.refused", %error, "deploy refused"),
-    }
-    refuse(status, kind, title, error.to_string())
-}
-
-async fn remove(State(host): State<Arc<Host>>, Path(name): Path<String>) -> Response {
-    let removed = name.clone();
-    let removing = tokio::spawn(async move { host.remove(&removed).await });
-    match removing.await {
-        Ok(Ok(Some(removed))) => json(&removed),
-        Ok(Ok(None)) => no_service(&name),
-        Ok(Err(error)) => deploy_refused(&error),
-        Err(error) => deploy_refused(&DeployError::Task(error)),
     }
 }
 
@@ -463,6 +391,9 @@ async fn ready(State(host): State<Arc<Host>>) -> Response {
     let mut missing = Vec::new();
     if !host.is_started() {
         missing.push("the host is still starting".to_owned());
+    }
+    if !host.registry.is_caught_up() {
+        missing.push("what is deployed is not known or not loaded yet".to_owned());
     }
     missing.extend(host.cluster.trouble());
     for service in host.services() {

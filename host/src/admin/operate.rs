@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use tidemill_cli::api;
 
+use super::deploy::refused;
 use super::show::MOST;
 use super::{failed, json, no_service, refuse, unreachable};
 use crate::dead_letters::{self, DeadLetterError, Settle};
@@ -125,7 +126,7 @@ async fn set_paused(host: &Arc<Host>, name: &str, paused: bool) -> Response {
     match host.pause(name, paused).await {
         Ok(Some(paused)) => json(&paused),
         Ok(None) => no_service(name),
-        Err(error) => failed(error.to_string()),
+        Err(error) => refused(&error),
     }
 }
 
@@ -189,6 +190,6 @@ fn bad_parameters(detail: impl Into<String>) -> Response {
     refuse(StatusCode::BAD_REQUEST, "parameters", "Bad Request", detail)
 }
 
-fn not_valid(kind: &'static str, detail: impl Into<String>) -> Response {
+pub(super) fn not_valid(kind: &'static str, detail: impl Into<String>) -> Response {
     refuse(StatusCode::UNPROCESSABLE_ENTITY, kind, "Not valid", detail)
 }

@@ -8,6 +8,7 @@ use tidemill_cli::api::{
     Status, Summary,
 };
 
+use crate::events::Note;
 use crate::events::delivery;
 use crate::host::{Host, routes, subscribes};
 use crate::kafka::{Cluster, KafkaError, changelog};
@@ -24,7 +25,8 @@ pub(super) const MOST: u32 = 1_000;
 const AWAY: &str = "Kafka does not answer: it goes on by itself when Kafka is back";
 
 pub(super) fn summary(service: &Service, kafka_is_up: bool) -> Summary {
-    let revision = service.current();
+    let running = service.running();
+    let revision = &running.live;
     let manifest = &revision.manifest;
     let consumes = !manifest.subscribe.is_empty();
     let board = service.board();
@@ -47,7 +49,8 @@ pub(super) fn summary(service: &Service, kafka_is_up: bool) -> Summary {
 }
 
 pub(super) async fn detail(host: &Host, service: &Arc<Service>) -> Detail {
-    let revision = service.current();
+    let running = service.running();
+    let revision = &running.live;
     let manifest = &revision.manifest;
     let consumes = !manifest.subscribe.is_empty();
     let here = service.board().partitions();
@@ -69,7 +72,7 @@ pub(super) async fn detail(host: &Host, service: &Arc<Service>) -> Detail {
     }
     Detail {
         summary,
-        deployed_at: revision.deployed_at,
+        deployed_at: running.deployed_at,
         size: revision.size,
         imports: revision.component.imported().to_vec(),
         exports: revision.component.exported().to_vec(),
@@ -108,8 +111,8 @@ fn partitions(
     for source in sources {
         let committed = offsets.get(&source);
         let owner = committed
-            .map(|(_, note)| note.clone())
-            .filter(|note| !note.is_empty());
+            .map(|(_, note)| Note::read(note).host)
+            .filter(|host| !host.is_empty());
         let known = here.remove(&(source.0.to_string(), source.1));
         all.push(match known {
             Some(known) => Partition { owner, ..known },

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use super::group::{Done, Shard, Sum, refuse, sum, tell_committed};
 use super::line::Fate;
+use super::note::Note;
 use crate::effects::Message;
 use crate::kafka::{
     Aborted, Batch, Consumer, Outcome, Placed, PublishError, Publisher, Transactor,
@@ -130,7 +131,7 @@ impl Committer {
             let batch = Batch {
                 messages,
                 rows,
-                offsets: Some((membership, sum.offsets.clone(), self.note())),
+                offsets: Some((membership, sum.offsets.clone(), self.note(sum.deployment))),
             };
             let span = self.span(&part);
             let begun = Instant::now();
@@ -238,9 +239,10 @@ impl Committer {
         }
     }
 
-    /// What is noted beside offsets: which host committed them.
-    fn note(&self) -> Arc<str> {
-        self.host.clone()
+    /// What is noted beside offsets.
+    fn note(&self, deployment: u64) -> Arc<str> {
+        let host = self.host.to_string();
+        Note { host, deployment }.to_string().into()
     }
 
     /// Writes what is committed to this host's copy of the state. `ends` says
@@ -308,6 +310,7 @@ impl Committer {
         }
         let sum = sum(&group);
         let offsets = sum.offsets.clone();
+        let note = self.note(sum.deployment);
         let (rows, shards) = self.rows(&sum);
         let mut ends = Vec::new();
         while !rows.is_empty() {
@@ -329,7 +332,7 @@ impl Committer {
         let first_position = ends.len().saturating_sub(shards.len());
         let ends = ends.get(first_position..).unwrap_or_default();
         self.keep(sum, &shards, ends).await;
-        if let Err(error) = self.consumer.commit(&offsets, &self.note(), false) {
+        if let Err(error) = self.consumer.commit(&offsets, &note, false) {
             tracing::debug!(service = self.service.name(), %error, "offsets were not committed");
         }
         span.committed(group.iter_mut().map(|done| &mut done.effects), &[]);

@@ -127,6 +127,8 @@ pub(super) struct Done {
     pub(super) fate: Fate,
     /// When its call had ended.
     pub(super) ran_at: Instant,
+    /// The number of the deployment that it ran by.
+    pub(super) deployment: u64,
 }
 
 impl Done {
@@ -171,6 +173,8 @@ pub(super) struct Sum {
     pub(super) shards: Vec<(Shard, Commit)>,
     /// What to commit to the consumer group.
     pub(super) offsets: BTreeMap<Source, i64>,
+    /// The highest number of a deployment that any of it ran by.
+    pub(super) deployment: u64,
 }
 
 /// Adds up a group.
@@ -179,6 +183,7 @@ pub(super) fn sum(group: &[Done]) -> Sum {
     let mut lanes: BTreeMap<*const Origin, usize> = BTreeMap::new();
     for done in group {
         sum.offsets.insert(done.source.clone(), done.group_offset);
+        sum.deployment = sum.deployment.max(done.deployment);
         let Some(shard) = &done.origin.shard else {
             continue;
         };
@@ -245,6 +250,7 @@ mod tests {
                 },
                 fate: Fate::Ran,
                 ran_at: Instant::now(),
+                deployment: number,
             }
         }
 
@@ -271,6 +277,7 @@ mod tests {
         assert_eq!((*shard, value.as_deref()), (3, Some(&b"2"[..])));
         assert_eq!(commit.positions[&("topic".into(), 3)], 102);
         assert_eq!(sum.offsets[&("topic".into(), 3)], 102);
+        assert_eq!(sum.deployment, 1);
         tell_committed(&group);
         assert_eq!(a.heard(), ["Committed(1)"]);
     }

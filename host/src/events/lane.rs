@@ -73,10 +73,15 @@ pub(super) struct Lane {
     settled: bool,
     /// A partition whose offset does not exist: nothing comes from it by itself.
     astray: Option<Source>,
+    /// The number of the deployment that the latest event ran by.
+    deployment: u64,
 }
 
 /// Until something else ends it.
 const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
+/// How long after a trial an event is looked at again that it held.
+const TRIAL_OVER: Duration = Duration::from_millis(100);
 
 /// How long a partition is left alone whose offset does not exist.
 const RECHECK: Duration = Duration::from_secs(10);
@@ -91,6 +96,7 @@ impl Lane {
             resting_until: None,
             settled: true,
             astray: None,
+            deployment: 0,
         }
     }
 
@@ -177,7 +183,8 @@ impl Lane {
             None => View::NotGranted,
         };
         let attempt = self.line.attempt(&event);
-        let revision = self.ties.service.current();
+        let (revision, deployment) = self.ties.service.for_partition(event.partition);
+        self.deployment = deployment;
         match dispatch::event(&self.ties.service, &revision, &event, attempt, view).await {
             Ok(effects) => self.hand_over(event, effects, Fate::Ran),
             Err(failure) => self.failed(event, &failure, &revision),
@@ -212,6 +219,7 @@ impl Lane {
             effects,
             fate,
             ran_at: std::time::Instant::now(),
+            deployment: self.deployment,
         });
     }
 
@@ -238,12 +246,16 @@ impl Lane {
             Reply::Refused(number, cause) => {
                 self.term += 1;
                 self.pending.lock().take_back(number);
-                let revision = self.ties.service.current();
                 match self.line.take_back(number) {
                     Some((event, Fate::Ran)) => {
+                        let (revision, _) = self.ties.service.for_partition(event.partition);
+                        revision.tally.count(true);
                         self.failed(event, &Failure::Refused(cause), &revision);
                     }
-                    Some((event, Fate::DeadLetter)) => self.not_buried(event, &cause, &revision),
+                    Some((event, Fate::DeadLetter)) => {
+                        let (revision, _) = self.ties.service.for_partition(event.partition);
+                        self.not_buried(event, &cause, &revision);
+                    }
                     None => {}
                 }
             }
@@ -254,7 +266,7 @@ impl Lane {
     fn failed(&mut self, event: Event, failure: &Failure, revision: &Revision) {
         let failures = self.line.attempt(&event);
         let retry = &revision.manifest.retry(&event.topic);
-        match policy::verdict(failure, failures, retry, jitter()) {
+        match policy::verdict(failure, failures, retry, fastrand::f64()) {
             Verdict::Again(pause) => {
                 self.ties.service.metrics.retried();
                 let failed = self.line.failed(event);
@@ -264,12 +276,29 @@ impl Lane {
                 let failed = self.line.postponed(event);
                 self.rest(&failed, failure, Status::Retrying, pause, revision);
             }
-            Verdict::DeadLetter => self.bury(event, failure, failures, revision),
+            Verdict::DeadLetter => match self.ties.service.running().held_until(revision) {
+                Some(until) => self.hold(event, failure, until, revision),
+                None => self.bury(event, failure, failures, revision),
+            },
             Verdict::Stop => {
                 let failed = self.line.failed(event);
                 self.rest(&failed, failure, Status::Blocked, FOREVER, revision);
             }
         }
+    }
+
+    /// An event would become a dead letter, by a revision that is on trial: it stays
+    /// where it is until that is over, and what runs by then decides.
+    fn hold(
+        &mut self,
+        event: Event,
+        failure: &Failure,
+        until: std::time::Instant,
+        revision: &Revision,
+    ) {
+        let failed = self.line.failed(event);
+        let pause = until.saturating_duration_since(std::time::Instant::now()) + TRIAL_OVER;
+        self.rest(&failed, failure, Status::Blocked, pause, revision);
     }
 
     /// An event becomes a dead letter, and its partition goes on.
@@ -310,7 +339,7 @@ impl Lane {
     fn not_buried(&mut self, event: Event, cause: &str, revision: &Revision) {
         let retry = &revision.manifest.retry(&event.topic);
         let failed = self.line.failed(event);
-        let pause = policy::pause(failed.failures, retry, jitter());
+        let pause = policy::pause(failed.failures, retry, fastrand::f64());
         let why = format!("its dead letter cannot be written: {cause}");
         let failure = Failure::Refused(why);
         self.rest(&failed, &failure, Status::Blocked, pause, revision);
@@ -443,10 +472,4 @@ async fn sleep_until(time: Option<Instant>) {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
-}
-
-/// From 0 to 1, different each time.
-fn jitter() -> f64 {
-    let bits = uuid::Uuid::new_v4().as_u128() as u32;
-    f64::from(bits) / f64::from(u32::MAX)
 }

@@ -71,6 +71,8 @@ pub(super) struct Member<'a> {
     starts: BTreeMap<Source, i64>,
     /// Where partitions are read on whose events are gone.
     jumped: BTreeMap<Source, i64>,
+    /// The number of the deployment that each ran by last, anywhere.
+    deployments: BTreeMap<Source, u64>,
     /// Partitions that nothing was read of since they were assigned.
     untouched: BTreeMap<Source, i64>,
     catching_up: JoinSet<Option<Ready>>,
@@ -117,6 +119,7 @@ impl<'a> Member<'a> {
             lanes: BTreeMap::new(),
             starts: BTreeMap::new(),
             jumped: BTreeMap::new(),
+            deployments: BTreeMap::new(),
             untouched: BTreeMap::new(),
             catching_up: JoinSet::new(),
             looking: JoinSet::new(),
@@ -278,6 +281,7 @@ impl<'a> Member<'a> {
         drop(self.consumer.take(&positions)?);
         self.keep(&starts.begun).await?;
         self.jumped.extend(starts.jumped);
+        self.deployments.extend(starts.deployments);
         for (source, position) in positions {
             self.run.service.board().took(source.clone(), position);
             self.starts.insert(source.clone(), position);
@@ -304,8 +308,8 @@ impl<'a> Member<'a> {
             return Ok(());
         }
         let (consumer, begun) = (self.consumer.clone(), begun.clone());
-        let host = self.run.shared.host_id.clone();
-        let kept = tokio::task::spawn_blocking(move || consumer.commit(&begun, &host, true));
+        let note = self.run.note();
+        let kept = tokio::task::spawn_blocking(move || consumer.commit(&begun, &note, true));
         Ok(kept.await??)
     }
 
@@ -381,9 +385,9 @@ impl<'a> Member<'a> {
             (position >= 0).then(|| (source.clone(), position))
         });
         let positions: BTreeMap<Source, i64> = positions.collect();
-        let (consumer, host) = (self.consumer.clone(), self.run.shared.host_id.clone());
+        let (consumer, note) = (self.consumer.clone(), self.run.note());
         let committed =
-            tokio::task::spawn_blocking(move || consumer.commit(&positions, &host, true));
+            tokio::task::spawn_blocking(move || consumer.commit(&positions, &note, true));
         if let Ok(Err(error)) = committed.await {
             tracing::debug!(service = self.name(), %error, "last offsets were not committed");
         }
@@ -415,8 +419,11 @@ impl<'a> Member<'a> {
             let shard = unit.partition.cast_unsigned();
             let tables = self.run.service.state.writing();
             let held = self.run.state.then(|| Held::alone(tables, shard));
-            self.catching_up
-                .spawn(std::future::ready(Some(Ready { unit, term, held })));
+            let followed = self.followed(&unit);
+            self.catching_up.spawn(async move {
+                followed.await;
+                Some(Ready { unit, term, held })
+            });
             return;
         };
         let shard: Source = (changelog.topic.clone(), unit.partition);
@@ -427,7 +434,9 @@ impl<'a> Member<'a> {
         for source in self.ownership.sources(&unit) {
             self.run.service.board().restoring(&source);
         }
+        let followed = self.followed(&unit);
         self.catching_up.spawn(async move {
+            followed.await;
             let until = match sabotage::is_off("catch-up") {
                 true => 0,
                 false => changelog_end(&cluster, &shard).await,
@@ -439,6 +448,28 @@ impl<'a> Member<'a> {
                 held: Some(held),
             })
         });
+    }
+
+    /// Waits until this host has followed to the deployment that a unit ran by last.
+    fn followed(&self, unit: &Unit) -> impl Future<Output = ()> + Send + 'static {
+        let sources = self.ownership.sources(unit);
+        let numbers = sources
+            .iter()
+            .filter_map(|source| self.deployments.get(source));
+        let wanted = numbers.copied().max().unwrap_or(0);
+        let service = self.run.service.clone();
+        if service.number() < wanted {
+            for source in &sources {
+                service.board().behind(source);
+            }
+        }
+        async move {
+            let mut swaps = service.swaps();
+            while service.number() < wanted {
+                // The sender lives as long as the service.
+                let _ = swaps.changed().await;
+            }
+        }
     }
 
     /// Runs a unit whose state is here.

@@ -9,7 +9,7 @@
 //! transaction. What the lane may commit or must run again is kept by `line`; what
 //! a failure means is decided by `policy`; an event that cannot be handled becomes
 //! a `dead_letter`; what is done when topics or changelogs change is in `rebuild`.
-//! `dead_letter`, `group`, `line`, `ownership` and `policy` are pure.
+//! `dead_letter`, `group`, `line`, `note`, `ownership` and `policy` are pure.
 
 mod committer;
 pub mod dead_letter;
@@ -17,10 +17,12 @@ mod group;
 mod lane;
 mod line;
 mod member;
+mod note;
 mod ownership;
 pub mod policy;
 mod rebuild;
 mod starts;
 mod subscription;
 
+pub use note::Note;
 pub use subscription::{Shared, Subscription, delivery};

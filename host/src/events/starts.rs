@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tidemill_manifest::{OutOfRange, Start as Begin};
 
+use super::note::Note;
 use super::subscription::{Run, StartError};
 use crate::kafka::{Consumer, Source};
 use crate::service::Service;
@@ -19,6 +20,8 @@ pub(super) struct Starts {
     pub(super) begun: BTreeMap<Source, i64>,
     /// Where those are read on whose events are gone: from an offset that is there.
     pub(super) jumped: BTreeMap<Source, i64>,
+    /// The deployments that those that are known ran by.
+    pub(super) deployments: BTreeMap<Source, u64>,
 }
 
 impl Starts {
@@ -34,10 +37,12 @@ impl Starts {
         let service = run.service.clone();
         let astray = run.astray.take(&sources);
         let found = tokio::task::spawn_blocking(move || {
-            let mut starts = Starts {
-                known: consumer.committed(&sources)?,
-                ..Starts::default()
-            };
+            let mut starts = Starts::default();
+            for (source, (offset, note)) in consumer.committed(&sources)? {
+                let deployment = Note::read(&note).deployment;
+                starts.deployments.insert(source.clone(), deployment);
+                starts.known.insert(source, offset);
+            }
             for source in astray {
                 let marks = cluster.watermarks(&source.0, source.1)?;
                 starts.jump(&service, source, marks);

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::committer::Means;
 use super::member::{End, Member};
+use super::note::Note;
 use crate::follower::Follower;
 use crate::kafka::{Cluster, Found, KafkaError, Publisher, Source, Transactor, changelog};
 use crate::library::Library;
@@ -256,6 +257,15 @@ impl Run {
             let topic: Arc<str> = changelog(service, generation).into();
             self.shared.follower.leave(&topic);
         }
+    }
+
+    /// What is noted beside offsets that are committed now.
+    pub(super) fn note(&self) -> String {
+        let note = Note {
+            host: self.shared.host_id.to_string(),
+            deployment: self.service.number(),
+        };
+        note.to_string()
     }
 
     /// Waits until the service is resumed. Its state is followed meanwhile.

@@ -82,7 +82,7 @@ async fn try_answer(
     }
     let found = host.routes().find(authority, path).cloned();
     let service = found.ok_or_else(|| Problem::no_route(path))?;
-    let revision = service.current();
+    let revision = service.for_request(&parts.headers);
     let has_body = !body.is_end_stream();
     span.routed(parts, authority, &revision);
     let started = Instant::now();

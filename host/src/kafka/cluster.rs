@@ -94,7 +94,7 @@ pub enum KafkaError {
     /// A group has members, and its offsets are theirs to commit.
     #[error(
         "the consumer group {0:?} has members: offsets can be set while nothing is consumed. \
-         `tidemill pause` on every host that runs the service first"
+         `tidemill pause` the service first"
     )]
     GroupInUse(String),
     /// Records of the past cannot be read, or removed.

@@ -216,8 +216,12 @@ impl Consumer {
         self.inner.context().losses.load(Ordering::Acquire)
     }
 
-    /// Offsets that the group committed, where it has. Blocks.
-    pub fn committed(&self, sources: &[Source]) -> Result<BTreeMap<Source, i64>, KafkaError> {
+    /// Offsets that the group committed, where it has, and what is noted beside
+    /// them. Blocks.
+    pub fn committed(
+        &self,
+        sources: &[Source],
+    ) -> Result<BTreeMap<Source, (i64, String)>, KafkaError> {
         if sources.is_empty() {
             return Ok(BTreeMap::new());
         }
@@ -241,7 +245,7 @@ impl Consumer {
             let source = sources.iter().find(|(topic, partition)| {
                 **topic == *element.topic() && *partition == element.partition()
             });
-            Some((source?.clone(), offset))
+            Some((source?.clone(), (offset, element.metadata().to_owned())))
         });
         Ok(found.collect())
     }

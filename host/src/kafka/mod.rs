@@ -30,6 +30,6 @@ pub use consumer::{Change, Consumer, End, Ends, Queue, Received, Source, Trouble
 pub use farewell::{Membered, Members};
 pub use health::Denial;
 pub use publisher::{Placed, PublishError, Published, Publisher};
-pub use raw::Membership;
+pub use raw::{Membership, partition_of};
 pub use topics::{Found, changelog};
 pub use transactions::{Aborted, Batch, Outcome, Transactor};

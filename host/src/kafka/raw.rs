@@ -1,6 +1,7 @@
 //! What the rdkafka crate has no safe form for: a member's generation in its
 //! group, what became of a call that belongs to a transaction, records read in
-//! batches, with the offset of a partition's end, and a token for a client.
+//! batches, with the offset of a partition's end, a token for a client, and a key's
+//! partition.
 //!
 //! Everything here is a thin form of one librdkafka function and decides nothing.
 
@@ -408,5 +409,19 @@ impl<C: ConsumerContext> Records<C> {
             bindings::rd_kafka_consume_batch_queue(self.queue, wait, into.as_mut_ptr(), into.len())
         };
         usize::try_from(found).unwrap_or_default()
+    }
+}
+
+/// The partition of a key, as Java clients have it (murmur2).
+pub fn partition_of(key: &[u8], partitions: i32) -> i32 {
+    if partitions < 1 {
+        return 0;
+    }
+    let (key, length) = (key.as_ptr().cast(), key.len());
+    let none = ptr::null_mut();
+    // SAFETY: the key is read up to its length, and the rest is not looked at by
+    // this partitioner.
+    unsafe {
+        bindings::rd_kafka_msg_partitioner_murmur2(ptr::null(), key, length, partitions, none, none)
     }
 }

@@ -97,6 +97,23 @@ impl Cluster {
         Ok(new)
     }
 
+    /// Creates a compacted topic of one partition, if it is not there: for what all
+    /// hosts have to know. Blocks, as [`Cluster::create_missing`].
+    pub fn create_compacted(&self, topic: &str) -> Result<(), KafkaError> {
+        if self.partitions_of(topic)?.is_some() {
+            return Ok(());
+        }
+        let compacted = [
+            ("cleanup.policy", "compact"),
+            // A host that was down for so long still hears of what was removed.
+            ("delete.retention.ms", "2592000000"),
+            // What is not compacted yet is read at each start.
+            ("segment.ms", "3600000"),
+        ];
+        self.create(topic, 1, &compacted)?;
+        self.wait_for(topic)
+    }
+
     /// Creates a topic for dead letters, if it is not there: they are kept until
     /// somebody has looked at them. Returns whether it is new. Blocks, as
     /// [`Cluster::create_missing`].

@@ -69,6 +69,8 @@ pub struct Metrics {
     closed: IntCounterVec,
     /// Requests that the admin listener turned away, by why.
     pub denied: IntCounterVec,
+    /// Revisions that were taken back by themselves.
+    rollbacks: IntCounterVec,
     /// Spans on their way to a collector.
     pub spans: Counts,
 }
@@ -210,6 +212,11 @@ impl Metrics {
                 "Connections that did not end well, by why.",
                 &["listener", "reason"],
             )?,
+            rollbacks: counter(
+                "tidemill_rollbacks_total",
+                "Revisions that this host took back because they failed too often.",
+                &["service"],
+            )?,
             denied: counter(
                 "tidemill_admin_denied_total",
                 "Requests that the admin listener turned away, by why.",
@@ -276,6 +283,11 @@ impl Metrics {
     /// A service is gone: so is what was counted of it.
     pub fn forget(&self, service: &str) {
         self.families.forget(service);
+    }
+
+    /// A revision of a service was taken back.
+    pub fn rolled_back(&self, service: &str) {
+        self.rollbacks.with_label_values(&[service]).inc();
     }
 
     /// A request was turned down that is for no service.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidemill_manifest::Manifest;
+use tidemill_manifest::{DESCRIBE, EVENTS, HTTP, Import, Manifest, unversioned};
 use wasmtime::component::{ComponentExportIndex, InstancePre};
 use wasmtime_wasi_config::WasiConfigVariables;
 
@@ -69,7 +69,7 @@ pub enum LoadError {
     },
     /// Manifest and exports do not go together.
     #[error("{0}")]
-    Mismatch(String),
+    Mismatch(&'static str),
     /// The compile cache's folder cannot be made.
     #[error("the compile cache {path:?} cannot be made: {cause}")]
     Cache {
@@ -107,11 +107,6 @@ pub(super) struct Exports {
     pub(super) describe: Option<ComponentExportIndex>,
 }
 
-pub(super) const HTTP: &str = "tidemill:service/http";
-pub(super) const EVENTS: &str = "tidemill:service/events";
-pub(super) const DESCRIBE: &str = "tidemill:service/describe";
-const STATE: &str = "tidemill:service/state";
-
 impl Component {
     pub(super) fn check(
         component: wasmtime::component::Component,
@@ -137,7 +132,10 @@ impl Component {
             .instantiate_pre(&component)
             .map_err(|cause| LoadError::ImportType(format!("{cause:#}")))?;
         let exports = check_exports(&pre, &exported)?;
-        check_manifest(exports, &manifest)?;
+        let mismatch = manifest.mismatch(exports.http.is_some(), exports.events.is_some());
+        if let Some(mismatch) = mismatch {
+            return Err(LoadError::Mismatch(mismatch));
+        }
 
         let mut settings = WasiConfigVariables::new();
         for (key, value) in &manifest.settings {
@@ -257,45 +255,29 @@ impl Component {
 /// Names that a message lists.
 const SHOWN: usize = 20;
 
-/// The interface's name without its version.
-fn unversioned(name: &str) -> &str {
-    name.split_once('@').map_or(name, |(name, _)| name)
-}
-
 /// Holds imports against grants. Files, environment and arguments are harmless:
 /// a handler gets none of them, and language runtimes import them by habit.
 fn check_imports(imports: &[String], manifest: &Manifest) -> Result<(), LoadError> {
     for import in imports {
-        let name = unversioned(import);
         let not_granted = |hint| {
             Err(LoadError::NotGranted {
                 import: import.clone(),
                 hint,
             })
         };
-        match name {
-            STATE if !manifest.grants.state => {
+        match Import::of(import) {
+            Import::State if !manifest.grants.state => {
                 return not_granted("add `state = true` under [grants], if it should have state");
             }
-            "tidemill:service/types" | "tidemill:service/publisher" | STATE => {}
-            "wasi:config/store" => {}
-            _ if name.starts_with("wasi:sockets/") => {
+            Import::Sockets => {
                 return not_granted("services reach the network through Kafka and HTTP alone");
             }
-            _ if [
-                "wasi:cli/",
-                "wasi:clocks/",
-                "wasi:filesystem/",
-                "wasi:io/",
-                "wasi:random/",
-            ]
-            .iter()
-            .any(|package| name.starts_with(package)) => {}
-            _ => {
+            Import::Unknown => {
                 return Err(LoadError::UnknownImport {
                     import: import.clone(),
                 });
             }
+            _ => {}
         }
     }
     Ok(())
@@ -324,29 +306,4 @@ fn check_exports(pre: &InstancePre<Context>, exported: &[String]) -> Result<Expo
         return Err(LoadError::NoHandler { exports });
     }
     Ok(exports)
-}
-
-fn check_manifest(exports: Exports, manifest: &Manifest) -> Result<(), LoadError> {
-    let subscribes = !manifest.subscribe.is_empty();
-    let mismatch = match (manifest.http.is_some(), exports.http.is_some()) {
-        (true, false) => Some(
-            "the manifest has [http] routes, but the component does not export tidemill:service/http",
-        ),
-        (false, true) => Some(
-            "the component exports tidemill:service/http, but the manifest has no [http] routes",
-        ),
-        _ => match (subscribes, exports.events.is_some()) {
-            (true, false) => Some(
-                "the manifest subscribes to topics, but the component does not export tidemill:service/events",
-            ),
-            (false, true) => Some(
-                "the component exports tidemill:service/events, but the manifest subscribes to no topic",
-            ),
-            _ => None,
-        },
-    };
-    match mismatch {
-        Some(mismatch) => Err(LoadError::Mismatch(mismatch.to_owned())),
-        None => Ok(()),
-    }
 }

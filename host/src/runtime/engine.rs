@@ -1,7 +1,6 @@
 //! The engine: one for the host, with its linker, its ticker and its cache of
 //! compiled components.
 
-use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +9,7 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tidemill_manifest::Manifest;
 use wasmtime::component::Linker;
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
 
 use super::bindings;
 use super::compiler::Compiler;
@@ -56,12 +55,31 @@ impl Runtime {
     /// Starts the engine. Compiled components are kept in the folder `cache`,
     /// which must be writable by this user alone: what is in it is run.
     pub fn new(cache: &Path, bounds: Bounds) -> Result<Runtime, LoadError> {
-        let engine = engine().map_err(LoadError::Engine)?;
-        let linker = linker(&engine).map_err(LoadError::Engine)?;
         std::fs::create_dir_all(cache).map_err(|cause| LoadError::Cache {
             path: cache.to_owned(),
             cause,
         })?;
+        Runtime::start(engine(), cache, bounds)
+    }
+
+    /// A runtime for a component that is asked something and let go: it keeps no
+    /// cache, and compiles fast rather than well.
+    pub fn brief() -> Result<Runtime, LoadError> {
+        let bounds = Bounds {
+            memory: u64::MAX,
+            long_calls: 1,
+            compiler: Compiler::Here,
+        };
+        Runtime::start(brief_engine(), Path::new(""), bounds)
+    }
+
+    fn start(
+        engine: wasmtime::Result<Engine>,
+        cache: &Path,
+        bounds: Bounds,
+    ) -> Result<Runtime, LoadError> {
+        let engine = engine.map_err(LoadError::Engine)?;
+        let linker = linker(&engine).map_err(LoadError::Engine)?;
         // One ticker for all guests; it ends with the engine.
         let ticked = engine.weak();
         std::thread::Builder::new()
@@ -103,6 +121,14 @@ impl Runtime {
         Component::check(compiled, took, self, manifest, revision)
     }
 
+    /// As `load`, in this process and past the cache.
+    pub fn load_once(&self, bytes: &[u8], manifest: Arc<Manifest>) -> Result<Component, LoadError> {
+        recognise(bytes)?;
+        let component = wasmtime::component::Component::new(&self.engine, bytes)
+            .map_err(|cause| LoadError::NotValid(format!("{cause:#}")))?;
+        Component::check(component, None, self, manifest, "")
+    }
+
     fn compile(
         &self,
         bytes: &[u8],
@@ -110,15 +136,16 @@ impl Runtime {
         use std::hash::{Hash, Hasher};
 
         recognise(bytes)?;
-        // The digest of the content, but for the manifest, which is not compiled,
-        // and of everything in the engine that the compiled form depends on.
+        // The digest of the content, but for the manifest and other texts, which are
+        // not compiled, and of everything in the engine that the compiled form
+        // depends on.
         let mut engine = std::hash::DefaultHasher::new();
         self.engine
             .precompile_compatibility_hash()
             .hash(&mut engine);
         let file = self.cache.join(format!(
             "{}-{:016x}.cwasm",
-            hex(&Sha256::digest(without_manifest(bytes))),
+            hex(&Sha256::digest(tidemill_manifest::without_sections(bytes))),
             engine.finish()
         ));
         if file.exists() {
@@ -160,15 +187,6 @@ impl Runtime {
 
     pub(super) fn linker(&self) -> &Linker<Context> {
         &self.linker
-    }
-}
-
-/// A component with the same manifest as any other: none. One that is damaged is
-/// left as it is.
-fn without_manifest(bytes: &[u8]) -> Cow<'_, [u8]> {
-    match tidemill_manifest::embedded(bytes) {
-        Ok(Some(_)) => Cow::Owned(tidemill_manifest::embed(bytes, "")),
-        _ => Cow::Borrowed(bytes),
     }
 }
 
@@ -222,6 +240,13 @@ fn engine() -> wasmtime::Result<Engine> {
 /// is for the one that runs.
 pub(super) fn compiling_engine() -> wasmtime::Result<Engine> {
     Engine::new(&config())
+}
+
+/// An engine for a component or two, which need not be fast.
+fn brief_engine() -> wasmtime::Result<Engine> {
+    let mut config = config();
+    config.cranelift_opt_level(OptLevel::None);
+    Engine::new(&config)
 }
 
 fn config() -> Config {

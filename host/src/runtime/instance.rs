@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use tidemill_manifest::{DESCRIBE, EVENTS, HTTP};
 use wasmtime::component::{
     ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Lower, TypedFunc,
 };
@@ -16,7 +17,7 @@ use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 
 use super::bindings::events::exports::tidemill::service::events as events_wit;
 use super::bindings::http::exports::tidemill::service::http as http_wit;
-use super::component::{self, Component, Exports};
+use super::component::{Component, Exports};
 use super::context::{Context, HANDLES};
 use super::memory::Refused;
 use super::turns::Held;
@@ -84,9 +85,9 @@ impl Instance {
                 });
             }
         };
-        let http = typed(&mut store, &instance, component::HTTP, exports.http)?;
-        let events = typed(&mut store, &instance, component::EVENTS, exports.events)?;
-        let describe = typed(&mut store, &instance, component::DESCRIBE, exports.describe)?;
+        let http = typed(&mut store, &instance, HTTP, exports.http)?;
+        let events = typed(&mut store, &instance, EVENTS, exports.events)?;
+        let describe = typed(&mut store, &instance, DESCRIBE, exports.describe)?;
         Ok(Instance {
             store,
             http,

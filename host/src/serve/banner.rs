@@ -125,6 +125,7 @@ mod tests {
             client_timeout: Duration::from_secs(30),
             kafka: Brokers::Embedded,
             properties: BTreeMap::new(),
+            fleet: "tidemill".to_owned(),
             data_dir: "data".into(),
             topics: Topics {
                 partitions: 4,

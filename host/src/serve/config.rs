@@ -69,6 +69,10 @@ pub struct Args {
     #[arg(long, env = "TIDEMILL_KAFKA_PROPERTY_FILE", value_name = "FILE")]
     kafka_property_file: Vec<PathBuf>,
 
+    /// Hosts of one fleet run the same services; several can share a Kafka [default: tidemill]
+    #[arg(long, env = "TIDEMILL_FLEET", value_name = "NAME", value_parser = fleet)]
+    fleet: Option<String>,
+
     /// Where deployments and state are kept [default: in the user's data directory]
     #[arg(long, env = "TIDEMILL_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -135,6 +139,15 @@ pub(crate) enum LogFormat {
 /// The least that one instance of anything can do with.
 const LEAST_MEMORY: u64 = 16 << 20;
 
+/// What may stand before a dot in a topic's name, and in a file's.
+fn fleet(text: &str) -> Result<String, String> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    match text.len() {
+        1..=100 if text.bytes().all(legal) => Ok(text.to_owned()),
+        _ => Err("it is 1 to 100 letters, digits, - and _".to_owned()),
+    }
+}
+
 fn memory(text: &str) -> Result<u64, String> {
     let bytes = tidemill_manifest::parse_size(text)?;
     match bytes {
@@ -158,6 +171,7 @@ struct File {
     kafka_properties: BTreeMap<String, String>,
     #[serde(default)]
     kafka_property_file: Vec<PathBuf>,
+    fleet: Option<String>,
     data_dir: Option<PathBuf>,
     partitions: Option<i32>,
     replication: Option<i32>,
@@ -208,6 +222,7 @@ pub(crate) struct Config {
     pub(crate) client_timeout: Duration,
     pub(crate) kafka: Brokers,
     pub(crate) properties: BTreeMap<String, String>,
+    pub(crate) fleet: String,
     pub(crate) data_dir: PathBuf,
     pub(crate) topics: Topics,
     pub(crate) memory: u64,
@@ -265,7 +280,10 @@ impl Config {
         } else {
             args.deploy
         };
+        let named = file.fleet.as_deref().map(fleet).transpose();
+        let named = named.map_err(|_| ConfigError::Range("fleet", "letters, digits, - and _"))?;
         let config = Config {
+            fleet: or(args.fleet, named, "tidemill"),
             http: or(args.http, file.http, "127.0.0.1:8080"),
             admin: or(args.admin, file.admin, "127.0.0.1:8081"),
             admin_token,

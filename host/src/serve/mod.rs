@@ -20,6 +20,7 @@ pub use config::Args;
 use config::{Config, ConfigError};
 
 use crate::admin;
+use crate::deployments::How;
 use crate::host::{DeployError, Host, HostError};
 use crate::http::connections::Limits;
 use crate::http::listener;
@@ -155,10 +156,17 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let runtime = Runtime::new(&library.cache(), bounds)?;
     let store = Store::open(&library.state(&id))?;
     let url = format!("http://{}", addresses.http);
-    let host = Arc::new(Host::new(
-        runtime, library, cluster, &id, store, metrics, url,
-    )?);
+    let (host, changes) = Host::new(
+        runtime,
+        library,
+        cluster,
+        (&id, &config.fleet),
+        store,
+        metrics,
+        url,
+    )?;
     host.start_kept().await;
+    tokio::spawn(host.clone().follow(changes));
     let (stopping, told) = watch::channel(false);
     let publicly = tokio::spawn(listener::run(
         public,
@@ -368,13 +376,23 @@ async fn watch_cluster(host: Arc<Host>, then: String) -> ServeError {
 async fn deploy(host: &Arc<Host>, file: &PathBuf) -> Result<(), ServeError> {
     let component = tokio::fs::read(file).await;
     let component = component.map_err(|cause| ServeError::Component(file.clone(), cause))?;
+    let component = bytes::Bytes::from(component);
     let mut said = false;
     loop {
-        match host.deploy(component.clone()).await {
+        let how = How {
+            at_start: true,
+            alone: true,
+            ..How::default()
+        };
+        match host.deploy(component.clone(), how).await {
             Ok(_) => return Ok(()),
-            Err(DeployError::Kafka(
-                error @ (KafkaError::Unreachable { .. } | KafkaError::Denied { .. }),
-            )) => {
+            Err(
+                error @ (DeployError::Kafka(
+                    KafkaError::Unreachable { .. } | KafkaError::Denied { .. },
+                )
+                | DeployError::Registry(_)
+                | DeployError::Content(_)),
+            ) => {
                 if !said {
                     tracing::warn!(event = "deploy.waiting", ?file, %error, "it is deployed when Kafka answers");
                     said = true;

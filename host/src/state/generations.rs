@@ -56,6 +56,17 @@ impl State {
         Ok(state)
     }
 
+    /// A state without rows that may be read: for calls of a service that has none
+    /// yet. Nothing is written to it.
+    pub fn nothing(store: Arc<Store>) -> Result<State, StoreError> {
+        // No service is called so.
+        let state = State::open(store, "")?;
+        if !state.is_readable() {
+            state.reading().set_complete()?;
+        }
+        Ok(state)
+    }
+
     /// What handlers of requests read.
     pub fn reading(&self) -> Arc<Tables> {
         self.reading.load_full()

@@ -230,6 +230,10 @@ fn what_the_docs_name_is_all_that_a_host_must_be_allowed() {
         (Resource::Topic, &*dead_letters, Operation::Write),
         (Resource::Group, &*counting.name, Operation::Read),
         (Resource::TransactionalId, "tidemill.*", Operation::Write),
+        // What the fleet shares.
+        (Resource::Topic, "tidemill.*", Operation::Create),
+        (Resource::Topic, "tidemill.*", Operation::Read),
+        (Resource::Topic, "tidemill.*", Operation::Write),
     ] {
         secured.kafka.allow(&Rule {
             user,
@@ -238,7 +242,8 @@ fn what_the_docs_name_is_all_that_a_host_must_be_allowed() {
             operation,
         });
     }
-    let mut host = host(user).deploy([counting.component()]).ready();
+    let host = host(user).arguments(&["--fleet", "tidemill"]);
+    let mut host = host.deploy([counting.component()]).ready();
     let (target, line) = (
         format!("/{}", counting.name),
         format!("{} a 1\n", counting.input),

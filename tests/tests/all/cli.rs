@@ -1,45 +1,16 @@
 //! The command line, as a person uses it.
 
+mod building;
 mod dev;
 mod operating;
 
 use std::process::Command;
 
 use serde_json::Value;
-use tidemill_tests::{Component, Host, Manifest, eventually, root, run, target, tidemill, unique};
+use tidemill_tests::{Component, Host, Manifest, eventually, root, run, tidemill, unique};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
-}
-
-#[test]
-fn a_new_service_is_built_tested_and_deployed() {
-    let host = Host::embedded([]);
-    let (made, output, error) = host.cli(&["new", "shop"]);
-    assert!(made, "{output}{error}");
-    let project = host.folder().path().join("shop");
-    let command = |program: &std::path::Path, arguments: &[&str]| {
-        let (worked, output, error) = run(Command::new(program)
-            .args(arguments)
-            .current_dir(&project)
-            // What the repository has built need not be built again.
-            .env("CARGO_TARGET_DIR", target().join("new"))
-            .env("TIDEMILL_ADMIN", host.admin().address()));
-        assert!(worked, "{arguments:?}\n{output}\n{error}");
-        output
-    };
-    let cargo = std::path::PathBuf::from(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    command(&cargo, &["test"]);
-    command(&tidemill(), &["build"]);
-    command(&tidemill(), &["deploy"]);
-
-    let (listed, output, _) = host.cli(&["services", "--json"]);
-    assert!(listed);
-    let service = &json(&output)["services"][0];
-    assert_eq!(service["name"], "shop", "{output}");
-    let route = service["routes"][0].as_str().unwrap();
-    let reply = host.http().get(route);
-    assert!(reply.status < 500 && reply.status != 404, "{reply:?}");
 }
 
 #[test]
@@ -103,6 +74,7 @@ fn every_command_explains_itself() {
         "new",
         "build",
         "dev",
+        "inspect",
         "deploy",
         "services",
         "logs",

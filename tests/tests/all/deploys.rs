@@ -188,7 +188,8 @@ fn fifty_services_on_one_host_each_answer_for_themselves() {
 #[test]
 fn a_revision_that_was_replaced_is_let_go_with_its_instances() {
     let name = unique("let-go");
-    let manifest = Manifest::new(&name);
+    // On trial, it is kept for the way back.
+    let manifest = Manifest::new(&name).trial("time", "\"0s\"");
     let mut host = Host::embedded([Component::misbehave(&manifest)]);
     let process = host.process().id();
     // A compiled component is a mapped file for as long as it is there.

@@ -8,9 +8,11 @@
 
 mod access;
 mod admin;
+mod checks;
 mod cli;
 mod components;
 mod dead_letters;
+mod deployments;
 mod deploys;
 mod documentation;
 mod events;
@@ -24,6 +26,7 @@ mod logs;
 mod metrics;
 mod offsets;
 mod operating;
+mod packaging;
 mod secured;
 mod seeds;
 mod shutdown;

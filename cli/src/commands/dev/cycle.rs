@@ -121,8 +121,10 @@ impl Cycle {
     }
 
     fn deploy(&self, artifact: &std::path::Path) -> Result<Deployed> {
-        let component = build::component(&self.project, artifact)?;
-        let (deployed, _) = deploy::deploy(&Client::new(&self.connection), component)?;
+        let component = build::with_manifest(&self.project, artifact)?;
+        // Who develops does not wait for other hosts.
+        let target = "/v1/services?alone=true";
+        let (deployed, _) = deploy::deploy(&Client::new(&self.connection), target, component)?;
         Ok(deployed)
     }
 }

@@ -4,9 +4,11 @@
 /// Its name, and that of its folder in cargo's target directory.
 pub(super) const NAME: &str = "tidemill-dev";
 
-/// What it is. Code that is not optimised at all compiles soonest here, but is so
-/// large that the host's compiler takes seconds for it. (For the project of
-/// `tidemill new`: 30 MB, against 1.2 MB, and 0.6 s of compiling either way.)
+/// What it is. Code that is not optimised at all is so large that the host's compiler
+/// takes seconds for it. (The project of `tidemill new` has 30 MB then, and 1.2 MB so.
+/// With `opt-level = 1` it has 1.29 MB: cargo takes 0.8 to 0.9 s of CPU time for a
+/// change, the host's compiler 1.4 to 1.5 s. With "s" they take 0.9 to 1.0 s and 1.3
+/// to 1.5 s.)
 const SETTINGS: [&str; 6] = [
     "inherits=\"dev\"",
     "opt-level=\"s\"",

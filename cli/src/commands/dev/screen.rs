@@ -146,7 +146,7 @@ impl Screen {
         number: usize,
         served: &Served,
         new: bool,
-        facts: Option<&str>,
+        more: &str,
     ) -> Result<()> {
         let revision = show::styled(DIM, &show::short(&served.deployed.revision));
         let after = format!("serving after {}", seconds(served.rest));
@@ -161,10 +161,7 @@ impl Screen {
                 None => format!("{after}  {revision}"),
             },
         )?;
-        match facts {
-            Some(facts) => self.print(facts),
-            None => Ok(()),
-        }
+        self.print(more)
     }
 
     /// The compiler has said why, by now.

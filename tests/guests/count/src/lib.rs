@@ -4,7 +4,8 @@
 //! Settings: `out` is the topic of the counts; `by` is how much an event counts, 1
 //! if it is not set. `poison`, as `KEY N`, says which count of a key the broker is
 //! to refuse: it is published to the topic `poison-out`, or with 2 MiB. Events of
-//! the key `reject` are rejected.
+//! the key `reject` are rejected. With `trap`, a number, events at each offset that
+//! is one less than a multiple of it trap.
 //!
 //! Requests: a `POST` publishes an event for each line `TOPIC KEY VALUE`; `GET
 //! /NAME` gives all rows, `/NAME/key/KEY` one, `/NAME/total` their number and sum.
@@ -43,6 +44,9 @@ impl Events for Count {
         let key = event.key.unwrap_or_default();
         if setting("reject") == text(&key) {
             return Err(Failure::Reject("its key is rejected".to_owned()));
+        }
+        if let Ok(tenth) = setting("trap").parse::<u64>() {
+            assert!((event.offset + 1) % tenth != 0, "told to trap here");
         }
         count(&key).map_err(Failure::Retry)
     }

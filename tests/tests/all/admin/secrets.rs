@@ -32,9 +32,10 @@ fn is_silent(what: &str, said: &[u8]) {
 fn files_are_silent(folder: &Path) {
     for entry in fs::read_dir(folder).unwrap().flatten() {
         let path = entry.path();
-        if path.is_dir() && !path.ends_with("components") && !path.ends_with("cache") {
+        let component = path.extension().is_some_and(|ending| ending == "wasm");
+        if path.is_dir() && !path.ends_with("cache") {
             files_are_silent(&path);
-        } else if path.is_file() {
+        } else if path.is_file() && !component {
             is_silent(&path.display().to_string(), &fs::read(&path).unwrap());
         }
     }

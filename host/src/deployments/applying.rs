@@ -1,0 +1,159 @@
+//! What this host does about the records: it loads what should run, and swaps it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::record::{Content, Deployment};
+use super::trial;
+use crate::host::{DeployError, Host};
+use crate::kafka::KafkaError;
+use crate::service::{Candidate, Revision, Running, Trial};
+
+/// How long to wait before what Kafka did not give is asked for again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+impl Host {
+    /// Applies what changes, for as long as this host lives.
+    pub(crate) async fn follow(self: Arc<Self>, mut changes: mpsc::UnboundedReceiver<String>) {
+        // Compiling takes a core.
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let turns = Arc::new(tokio::sync::Semaphore::new(cores));
+        while let Some(name) = changes.recv().await {
+            if !self.applying.lock().insert(name.clone()) {
+                continue;
+            }
+            let (host, turns) = (self.clone(), turns.clone());
+            tokio::spawn(async move {
+                let _turn = turns.acquire().await;
+                host.apply_latest(&name).await;
+            });
+        }
+    }
+
+    /// Applies a service's record until it is the latest.
+    async fn apply_latest(self: &Arc<Self>, name: &str) {
+        let mut said = false;
+        loop {
+            let number = self.registry.record(name).map(|record| record.number);
+            match self.apply(name).await {
+                Ok(()) => self.registry.applied(name, number.unwrap_or(0), None),
+                Err(DeployError::Stopping) => return,
+                Err(error) if is_passing(&error) => {
+                    if !std::mem::replace(&mut said, true) {
+                        tracing::warn!(event = "deploy.delayed", service = name, %error, "a deployment does not run here yet, trying again");
+                    }
+                    tokio::time::sleep(AGAIN).await;
+                    continue;
+                }
+                Err(error) => {
+                    tracing::error!(event = "deploy.failed-here", service = name, %error, "a deployment cannot run on this host: what ran before goes on");
+                    let why = error.to_string();
+                    self.registry.applied(name, number.unwrap_or(0), Some(why));
+                }
+            }
+            // Together, so that no change falls between the two.
+            let mut applying = self.applying.lock();
+            let latest = self.registry.record(name).map(|record| record.number);
+            if latest == number {
+                applying.remove(name);
+                return;
+            }
+        }
+    }
+
+    /// Makes what runs here be what the record says.
+    pub(crate) async fn apply(self: &Arc<Self>, name: &str) -> Result<(), DeployError> {
+        let Some(record) = self.registry.record(name) else {
+            return self.unload(name).await;
+        };
+        let running = self.service(name).map(|service| service.running());
+        if running.is_some_and(|running| running.number == record.number) {
+            return Ok(());
+        }
+        let live = self.revision(&record, &record.live).await?;
+        let canary = match &record.canary {
+            None => None,
+            Some(share) => Some(Candidate {
+                revision: self.revision(&record, &share.revision).await?,
+                share: share.clone(),
+            }),
+        };
+        let trial = self.trial(&record).await;
+        let running = Running {
+            number: record.number,
+            deployed_at: record.since,
+            live,
+            canary,
+            trial,
+        };
+        let service = self.put(name, running, &record).await?;
+        trial::watch(self, &service, &service.running());
+        let (host, needed) = (self.clone(), self.needed());
+        tokio::task::spawn_blocking(move || host.shelf.tidy(&needed)).await?;
+        Ok(())
+    }
+
+    /// The trial that a record tells of, if it is not over.
+    async fn trial(self: &Arc<Self>, record: &Deployment) -> Option<Trial> {
+        let trial = record.trial.as_ref()?;
+        let left = Duration::from_millis(trial.until.checked_sub(crate::now_ms())?);
+        // The way back takes longer without it, and is there all the same.
+        let before = self.revision(record, &trial.before).await.ok();
+        Some(Trial {
+            until: Instant::now() + left,
+            before,
+        })
+    }
+
+    /// A revision by its digest: one that is loaded, else what is on disk, else
+    /// what Kafka has.
+    async fn revision(
+        self: &Arc<Self>,
+        record: &Deployment,
+        digest: &str,
+    ) -> Result<Arc<Revision>, DeployError> {
+        if let Some(loaded) = self.loaded(digest) {
+            return Ok(loaded);
+        }
+        let (host, kept) = (self.clone(), digest.to_owned());
+        let kept = tokio::task::spawn_blocking(move || host.shelf.component(&kept)).await?;
+        let bytes = match kept {
+            Ok(Some(bytes)) => Bytes::from(bytes),
+            Ok(None) => {
+                let content = record.contents.get(digest).cloned();
+                let bytes = self.fetch(digest, &content.unwrap_or_default()).await?;
+                self.keep_component(digest, bytes.clone()).await?;
+                bytes
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(self.load(bytes).await?.revision)
+    }
+
+    async fn fetch(&self, digest: &str, content: &Content) -> Result<Bytes, DeployError> {
+        Ok(self.registry.fetch(digest, content).await?.into())
+    }
+
+    /// The digests of what is kept on disk: what runs, and what may at once. Where
+    /// the disk is all there is, whatever is in a history.
+    fn needed(&self) -> BTreeSet<String> {
+        self.registry.needed(self.cluster.is_embedded())
+    }
+}
+
+/// Whether it may go better later.
+fn is_passing(error: &DeployError) -> bool {
+    match error {
+        DeployError::Kafka(error) | DeployError::Content(super::ContentError::Kafka(error)) => {
+            !matches!(
+                error,
+                KafkaError::Config(_) | KafkaError::UnequalPartitions(_)
+            )
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,365 @@
+//! Deploying to a fleet: every host follows, nothing is lost or done twice, and
+//! there is a way back.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tidemill_tests::{
+    Client, Component, Counting, Fleet, Host, Kafka, Manifest, Reply, eventually, unique,
+};
+
+use crate::exactly_once::long;
+
+/// The revision that answers.
+fn answers(client: &Client, name: &str) -> String {
+    let reply = client.get(&format!("/{name}/ok"));
+    assert_eq!(reply.status, 200, "{reply:?}");
+    reply.header("tidemill-revision").to_owned()
+}
+
+fn digest(deployed: &Value) -> String {
+    deployed["revision"].as_str().unwrap()[..12].to_owned()
+}
+
+/// The type of a problem document, without what all have.
+fn kind(reply: &Reply, status: u16) -> String {
+    let _ = reply.problem(status);
+    let problem = reply.json();
+    problem["type"]
+        .as_str()
+        .unwrap()
+        .replace("urn:tidemill:problem:", "")
+}
+
+fn ask(host: &Host, path: &str, body: &Value) -> Value {
+    let body = body.to_string();
+    let reply = host.admin().post_json(path, &body);
+    reply.expect(200).json()
+}
+
+/// A revision of the misbehaving service that differs by a setting.
+fn revision(name: &str, number: u32) -> Component {
+    Component::misbehave(&manifest(name).setting("revision", &number.to_string()))
+}
+
+fn manifest(name: &str) -> Manifest {
+    Manifest::new(name)
+}
+
+#[test]
+fn every_host_follows_and_one_that_joins_has_everything_before_it_is_ready() {
+    let kafka = Kafka::shared();
+    let mut hosts: Vec<Host> = (0..3)
+        .map(|_| Host::builder().kafka(kafka).ready())
+        .collect();
+    let name = unique("follow");
+    let deployed = hosts[0].deploy(&revision(&name, 1));
+    let told = deployed["hosts"].as_array().unwrap();
+    assert_eq!(told.len(), 3, "{deployed:#}");
+    assert!(told.iter().all(|host| host["runs"] == true), "{deployed:#}");
+    for host in &hosts {
+        assert_eq!(answers(host.http(), &name), digest(&deployed));
+    }
+    let second = hosts[2].deploy(&revision(&name, 2));
+    for host in &hosts {
+        assert_eq!(answers(host.http(), &name), digest(&second));
+    }
+    // Nothing on its disk: the records and the components come from Kafka.
+    let joined = Host::builder().kafka(kafka).ready();
+    assert_eq!(answers(joined.http(), &name), digest(&second));
+    let listed = joined.admin().get("/v1/hosts").expect(200).json();
+    assert_eq!(listed["hosts"].as_array().unwrap().len(), 4, "{listed:#}");
+
+    // One that was down hears of what was done meanwhile, a removal included.
+    let away = unique("removed");
+    hosts[0].deploy(&revision(&away, 1));
+    assert!(hosts[1].terminate().success());
+    let third = hosts[0].deploy(&revision(&name, 3));
+    let path = format!("/v1/services/{away}");
+    let _ = hosts[0].admin().send("DELETE", &path, &[], b"").expect(200);
+    hosts[1].restart();
+    hosts[1].ready();
+    assert_eq!(answers(hosts[1].http(), &name), digest(&third));
+    assert_eq!(hosts[1].http().get(&format!("/{away}/ok")).status, 404);
+    let left = joined.http().get(&format!("/{away}/ok"));
+    assert_eq!(left.status, 404, "{left:?}");
+}
+
+#[test]
+fn deploys_under_load_fail_no_request_and_lose_or_double_no_event() {
+    let (deploys, pause) = match long() {
+        true => (50, Duration::from_millis(600)),
+        false => (6, Duration::from_millis(300)),
+    };
+    let kafka = Kafka::shared();
+    let counting = Counting::on(kafka, "noon", 8);
+    let fleet = counting.hosts(3);
+    let quiet = counting.while_posting(&fleet, 4, &[&counting.input], || {
+        std::thread::sleep(pause * 5);
+    });
+    let posted = counting.while_posting(&fleet, 4, &[&counting.input], || {
+        let began = Instant::now();
+        for number in 0..deploys {
+            let manifest = counting
+                .manifest
+                .clone()
+                .setting("revision", &(number % 2).to_string());
+            let deployed = fleet.host(number % 3).deploy(&Component::count(&manifest));
+            let hosts = deployed["hosts"].as_array().unwrap();
+            assert_eq!(hosts.len(), 3, "{deployed:#}");
+            assert!(
+                hosts.iter().all(|host| host["runs"] == true),
+                "{deployed:#}"
+            );
+            std::thread::sleep(pause);
+        }
+        println!("{deploys} deploys in {:?}", began.elapsed());
+    });
+    let slowest = |posted: &[tidemill_tests::Posted]| posted.iter().map(|one| one.slowest).max();
+    println!(
+        "slowest answer: {:?}, without deploys {:?}",
+        slowest(&posted),
+        slowest(&quiet)
+    );
+    for one in &posted {
+        assert!(
+            one.others.is_empty(),
+            "not answered with 200: {:?}",
+            one.others
+        );
+        assert!(!one.acknowledged.is_empty());
+    }
+    counting.holds(&posted, &[&counting.input]);
+    counting.is_exact(&fleet.into_hosts());
+}
+
+#[test]
+fn a_revision_that_traps_on_every_tenth_event_is_taken_back_by_itself_and_all_count_once() {
+    let kafka = Kafka::shared();
+    let counting = Counting::on(kafka, "tenth", 4)
+        .with(|manifest| manifest.trial("failures", "\"20%\"").trial("calls", "10"));
+    let fleet = counting.hosts(2);
+    counting.write(200);
+    let good = fleet.host(0).service(&counting.name)["revision"].clone();
+    let bad = counting.manifest.clone().setting("trap", "10");
+    let deployed = fleet.host(1).deploy(&Component::count(&bad));
+    assert!(deployed["trial_until"].is_u64(), "{deployed:#}");
+    counting.write(200);
+    for number in 0..2 {
+        eventually("the revision before runs again", || {
+            let now = fleet.host(number).service(&counting.name)["revision"].clone();
+            if now == good { Ok(()) } else { Err(now) }
+        });
+    }
+    let path = format!("/v1/services/{}/history", counting.name);
+    let history = fleet.host(0).admin().get(&path).expect(200).json();
+    let last = history["entries"]
+        .as_array()
+        .unwrap()
+        .last()
+        .unwrap()
+        .clone();
+    assert_eq!(last["action"], "automatic", "{history:#}");
+    assert!(
+        last["why"].as_str().unwrap().contains("calls failed"),
+        "{history:#}"
+    );
+    let hosts = fleet.into_hosts();
+    counting.is_exact(&hosts);
+    let logs: String = hosts.iter().map(Host::log).collect();
+    assert!(logs.contains("deploy.rolled-back"), "{logs}");
+    assert!(!logs.contains("event.dead-lettered"), "{logs}");
+}
+
+#[test]
+fn an_event_that_a_revision_on_trial_rejects_is_held_and_run_by_the_one_before() {
+    let kafka = Kafka::shared();
+    let counting = Counting::on(kafka, "held", 1);
+    let host = counting.host();
+    counting.write(50);
+    // It takes more calls than there will be to judge it.
+    let rejects = |time: &str| {
+        let manifest = counting.manifest.clone().setting("reject", "key-7");
+        let manifest = manifest.trial("time", time).trial("calls", "100000");
+        Component::count(&manifest)
+    };
+    host.deploy(&rejects("\"10m\""));
+    counting.write(50);
+    eventually("the event is held", || {
+        let service = host.service(&counting.name);
+        match service["status"].as_str() {
+            Some("blocked") => Ok(()),
+            _ => Err(service),
+        }
+    });
+    let path = format!("/v1/services/{}/rollback", counting.name);
+    let back = ask(&host, &path, &json!({}));
+    assert_eq!(back["action"], "rollback", "{back:#}");
+    counting.is_exact([&host]);
+    assert!(!host.log().contains("event.dead-lettered"));
+
+    // A trial that is passed ends that: then it is a dead letter as any other.
+    host.deploy(&rejects("\"1s\""));
+    counting.write(10);
+    let letters = format!("/v1/services/{}/dead-letters", counting.name);
+    eventually("the event is a dead letter", || {
+        let letters = host.admin().get(&letters).expect(200).json();
+        if letters["total"] == 1 {
+            Ok(())
+        } else {
+            Err(letters)
+        }
+    });
+}
+
+#[test]
+fn a_canary_gets_its_share_and_its_partitions_until_it_is_promoted_or_taken_back() {
+    let kafka = Kafka::shared();
+    let counting = Counting::on(kafka, "canary", 2);
+    // Not the empty key, which events without one are counted by.
+    let counting = counting.with(|manifest| manifest.setting("reject", "nobody"));
+    let host = counting.host();
+    let live = host.service(&counting.name)["revision"].as_str().unwrap()[..12].to_owned();
+    let by_ten = counting.manifest.clone().setting("by", "10");
+    let deploy = |query: &str| {
+        let headers = [("content-type", "application/wasm")];
+        let target = format!("/v1/services?{query}");
+        let component = Component::count(&by_ten);
+        host.admin().send("POST", &target, &headers, &component.0)
+    };
+    let canary = deploy("weight=50&sticky=header:x-user").expect(200).json();
+    let canary = digest(&canary);
+    let revision_for = |user: &str| {
+        let target = format!("/{}", counting.name);
+        let reply = host.http().send("GET", &target, &[("x-user", user)], b"");
+        reply.header("tidemill-revision").to_owned()
+    };
+    let users: Vec<String> = (0..40).map(|number| format!("user-{number}")).collect();
+    let first: Vec<String> = users.iter().map(|user| revision_for(user)).collect();
+    let again: Vec<String> = users.iter().map(|user| revision_for(user)).collect();
+    assert_eq!(first, again, "each user stays with a revision");
+    let seen: BTreeSet<String> = first.into_iter().collect();
+    assert_eq!(seen, BTreeSet::from([live.clone(), canary.clone()]));
+
+    // Events of one partition, by its number.
+    let _ = deploy("weight=0&partitions=1").expect(200);
+    counting.write(40);
+    let records = counting.topics().read(&counting.input);
+    let by = |partition| if partition == 1 { 10 } else { 1 };
+    let expected: u64 = records.iter().map(|record| by(record.partition)).sum();
+    assert!(
+        expected > 40 && expected < 400,
+        "both partitions have events"
+    );
+    eventually("both partitions are counted", || {
+        let counted = counting.counted(host.http());
+        if counted == Some(expected) {
+            Ok(())
+        } else {
+            Err(counted)
+        }
+    });
+
+    let promote = format!("/v1/services/{}/promote", counting.name);
+    let promoted = ask(&host, &promote, &json!({}));
+    assert_eq!(digest(&promoted), canary, "{promoted:#}");
+    assert!(users.iter().all(|user| revision_for(user) == canary));
+    let twice = host.admin().post_json(&promote, "{}");
+    assert_eq!(twice.status, 409, "{twice:?}");
+    let rollback = format!("/v1/services/{}/rollback", counting.name);
+    let back = ask(&host, &rollback, &json!({}));
+    assert_eq!(digest(&back), live, "{back:#}");
+    let named = ask(&host, &rollback, &json!({ "revision": canary }));
+    assert_eq!(digest(&named), canary, "{named:#}");
+    let unknown = host
+        .admin()
+        .post_json(&rollback, json!({ "revision": "0000" }).to_string());
+    assert_eq!(kind(&unknown, 404), "no-revision");
+
+    // What is not beside anything, or too unlike it, is no canary.
+    let other = by_ten.clone().subscribe(&counting.output);
+    let headers = [("content-type", "application/wasm")];
+    let component = Component::count(&other);
+    let unlike = host
+        .admin()
+        .send("POST", "/v1/services?weight=5", &headers, &component.0);
+    assert_eq!(kind(&unlike, 409), "canary");
+    let bad = deploy("weight=101");
+    assert_eq!(kind(&bad, 422), "deploy");
+}
+
+#[test]
+fn deploys_at_once_end_in_one_order_on_all_hosts_and_none_is_lost_unsaid() {
+    let kafka = Kafka::shared();
+    let hosts: Vec<Host> = (0..3)
+        .map(|_| Host::builder().kafka(kafka).ready())
+        .collect();
+    let name = unique("at-once");
+    let fleet = Fleet::of(hosts);
+    let components: Vec<Component> = (0..3).map(|number| revision(&name, number)).collect();
+    std::thread::scope(|scope| {
+        for (number, component) in components.iter().enumerate() {
+            let fleet = &fleet;
+            scope.spawn(move || {
+                for _ in 0..3 {
+                    fleet.host(number).deploy(component);
+                }
+            });
+        }
+    });
+    let hosts = fleet.into_hosts();
+    let history = |host: &Host| {
+        let path = format!("/v1/services/{name}/history");
+        host.admin().get(&path).expect(200).json()
+    };
+    let one = eventually("all hosts have one history", || {
+        let histories: Vec<Value> = hosts.iter().map(history).collect();
+        match histories.iter().all(|other| *other == histories[0]) {
+            true => Ok(histories[0].clone()),
+            false => Err(histories),
+        }
+    });
+    let entries = one["entries"].as_array().unwrap();
+    let numbers: Vec<u64> = entries
+        .iter()
+        .map(|entry| entry["number"].as_u64().unwrap())
+        .collect();
+    assert!(numbers.is_sorted_by(|one, next| one < next), "{one:#}");
+    // A deploy of what runs already is none; each revision was deployed once at least.
+    let revisions: BTreeSet<&str> = entries
+        .iter()
+        .map(|entry| entry["revision"].as_str().unwrap())
+        .collect();
+    assert_eq!(revisions.len(), 3, "{one:#}");
+    for host in &hosts {
+        let live = one["live"].as_str().unwrap()[..12].to_owned();
+        assert_eq!(answers(host.http(), &name), live);
+    }
+}
+
+#[test]
+fn a_dry_run_does_all_checks_and_changes_nothing() {
+    let host = Host::embedded([]);
+    let name = unique("dry");
+    let try_it = |component: &Component| {
+        let headers = [("content-type", "application/wasm")];
+        host.admin()
+            .send("POST", "/v1/services?dry-run=true", &headers, &component.0)
+    };
+    let looked = try_it(&revision(&name, 1)).expect(200).json();
+    assert_eq!(looked["dry_run"], true, "{looked:#}");
+    assert_eq!(
+        looked["created_topics"],
+        json!([name, format!("{name}.dead-letter")])
+    );
+    assert_eq!(host.http().get(&format!("/{name}/ok")).status, 404);
+    let refused = try_it(&Component(b"nothing".to_vec()));
+    assert_eq!(kind(&refused, 422), "component");
+    let path = format!("/v1/services/{name}/history");
+    assert_eq!(kind(&host.admin().get(&path), 404), "no-service");
+    // What it said would be is what is done.
+    let done = host.deploy(&revision(&name, 1));
+    assert_eq!(done["revision"], looked["revision"]);
+    assert_eq!(done["created_topics"], looked["created_topics"]);
+}
