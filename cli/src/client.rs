@@ -50,6 +50,14 @@ pub struct Connection {
     pub admin_token_file: Option<String>,
 }
 
+impl Connection {
+    /// The token, wherever it was given.
+    pub(crate) fn token(&self) -> Option<&str> {
+        let token = self.admin_token.as_ref().or(self.admin_token_file.as_ref());
+        token.map(String::as_str).filter(|token| !token.is_empty())
+    }
+}
+
 /// The token in a file: all of it, but for white space around it.
 fn token_in(path: &str) -> Result<String, String> {
     let text = std::fs::read_to_string(path);
@@ -134,11 +142,7 @@ impl Client {
         Self {
             agent: config.new_agent(),
             admin: connection.admin.clone(),
-            token: connection
-                .admin_token
-                .clone()
-                .or_else(|| connection.admin_token_file.clone())
-                .filter(|token| !token.is_empty()),
+            token: connection.token().map(str::to_owned),
         }
     }
 

@@ -1,6 +1,6 @@
-//! The client side of the `tidemill` command: `new`, `build`, `inspect`, `deploy`,
-//! `history`, `rollback`, `promote`, `hosts`, `services`, `logs`, `state`, `replay`,
-//! `dead-letters`, `pause`, `resume`,
+//! The client side of the `tidemill` command: `new`, `build`, `dev`, `inspect`,
+//! `deploy`, `history`, `rollback`, `promote`, `hosts`, `services`, `logs`, `state`,
+//! `replay`, `dead-letters`, `pause`, `resume`,
 //! `offsets`, `remove`, `invoke`.
 //!
 //! The binary is the host's: it flattens [`Command`] beside its own `serve`.
@@ -22,7 +22,7 @@ mod value;
 use std::process::ExitCode;
 
 use commands::{
-    build, dead_letters, deploy, history, hosts, inspect, invoke, logs, new, offsets, pause,
+    build, dead_letters, deploy, dev, history, hosts, inspect, invoke, logs, new, offsets, pause,
     remove, replay, rollback, services, state,
 };
 
@@ -37,6 +37,8 @@ pub enum Command {
     New(new::Args),
     /// Compile a service to one file: the component with all that is to be known of it
     Build(build::Args),
+    /// Watch services: build and deploy what is saved, show what they do
+    Dev(dev::Args),
     /// Show what is in a component file, and what it could do if deployed
     Inspect(inspect::Args),
     /// Put a service on all hosts, at once
@@ -80,6 +82,7 @@ impl Command {
         let result = match self {
             Self::New(args) => new::run(args),
             Self::Build(args) => build::run(&args, tools),
+            Self::Dev(args) => dev::run(&args),
             Self::Inspect(args) => inspect::run(&args),
             Self::Deploy(args) => deploy::run(&args),
             Self::History(args) => history::run(&args),

@@ -16,6 +16,7 @@ use crate::failure::Failure;
 /// The manifest's file name.
 pub(crate) const MANIFEST: &str = "service.toml";
 
+#[derive(Clone)]
 pub(crate) struct Project {
     /// Where `Cargo.toml` and `service.toml` are.
     pub(crate) dir: PathBuf,
@@ -23,7 +24,12 @@ pub(crate) struct Project {
     pub(crate) text: String,
     pub(crate) manifest: Manifest,
     /// Cargo's target directory.
-    target: PathBuf,
+    pub(crate) target: PathBuf,
+    /// The workspace's `Cargo.toml`.
+    pub(crate) workspace: PathBuf,
+    /// The packages that it is built from, as far as they are folders here: its
+    /// own first.
+    pub(crate) packages: Vec<PathBuf>,
     /// Whether the package makes a cdylib.
     cdylib: bool,
 }
@@ -32,12 +38,22 @@ pub(crate) struct Project {
 struct Metadata {
     packages: Vec<Package>,
     target_directory: PathBuf,
+    workspace_root: PathBuf,
 }
 
 #[derive(Deserialize)]
 struct Package {
     manifest_path: PathBuf,
     targets: Vec<Target>,
+    dependencies: Vec<Dependency>,
+}
+
+#[derive(Deserialize)]
+struct Dependency {
+    /// Where it is, if it is a folder here.
+    path: Option<PathBuf>,
+    /// `dev`, `build`, or none.
+    kind: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -77,12 +93,20 @@ impl Project {
             .flat_map(|target| &target.crate_types)
             .any(|kind| kind == "cdylib");
         Ok(Self {
+            packages: folders(&metadata, &dir),
+            workspace: metadata.workspace_root.join("Cargo.toml"),
             dir,
             text,
             manifest,
             target: metadata.target_directory,
             cdylib,
         })
+    }
+
+    /// Reads the manifest again.
+    pub(crate) fn reread(&mut self) -> Result<()> {
+        (self.text, self.manifest) = read_manifest(&self.dir.join(MANIFEST))?;
+        Ok(())
     }
 
     /// The finished component.
@@ -177,6 +201,32 @@ pub(crate) fn metadata<T: DeserializeOwned>(
             .into());
     }
     serde_json::from_slice(&output.stdout).context("cargo metadata gave something unknown")
+}
+
+/// A package's folder, and those of the packages that it depends on by their path,
+/// as far as the workspace tells.
+fn folders(metadata: &Metadata, dir: &Path) -> Vec<PathBuf> {
+    let mut folders = vec![dir.to_path_buf()];
+    let mut next = 0;
+    while let Some(folder) = folders.get(next) {
+        let manifest = folder.join("Cargo.toml");
+        let mut packages = metadata.packages.iter();
+        let package = packages.find(|package| package.manifest_path == manifest);
+        let dependencies = package
+            .into_iter()
+            .flat_map(|package| &package.dependencies);
+        let paths: Vec<PathBuf> = dependencies
+            .filter(|dependency| dependency.kind.as_deref() != Some("dev"))
+            .filter_map(|dependency| dependency.path.clone())
+            .collect();
+        for path in paths {
+            if !folders.contains(&path) {
+                folders.push(path);
+            }
+        }
+        next += 1;
+    }
+    folders
 }
 
 fn collect(dir: &Path, files: &mut Vec<PathBuf>) {

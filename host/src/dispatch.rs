@@ -112,6 +112,8 @@ pub async fn event(
             service.metrics.ran(Kind::Event, &ran, started.elapsed());
             let failed = ran.as_ref().is_err_and(Failure::is_the_handlers);
             revision.tally.count(failed);
+            let invocations = &service.invocations;
+            invocations.ran(revision, event, attempt, &ran, started.elapsed());
             span.end(&mut ran);
             return ran;
         };

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::deployments::record;
 use crate::kafka::{End, Ends, Source};
+use crate::logs::Invocations;
 use crate::metrics::ServiceMetrics;
 use crate::runtime::Component;
 use crate::slots::Slots;
@@ -165,6 +166,8 @@ pub struct Service {
     pub metrics: ServiceMetrics,
     /// Its state on this host; empty unless it is granted.
     pub state: State,
+    /// For who watches its invocations.
+    pub(crate) invocations: Arc<Invocations>,
 }
 
 impl Service {
@@ -178,6 +181,7 @@ impl Service {
             board: Board::default(),
             metrics,
             state,
+            invocations: Arc::default(),
         }
     }
 

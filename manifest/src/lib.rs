@@ -33,6 +33,7 @@ pub use rules::{RESERVED_PATHS, check_name, check_topic};
 pub use secrets::{is_secret, without_secrets};
 pub use section::{
     Section, SectionError, embed, embedded, is_component, openapi, section, with_section,
+    without_sections,
 };
 pub use units::{Percent, size as parse_size};
 

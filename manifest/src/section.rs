@@ -139,21 +139,35 @@ pub fn section(component: &[u8], section: Section) -> Result<Option<String>, Sec
 #[must_use]
 pub fn with_section(component: &[u8], section: Section, text: &str) -> Vec<u8> {
     let name = section.name();
-    let mut output = Vec::with_capacity(component.len() + text.len() + name.len() + 16);
+    let mut output = without(component, &[section], text.len() + name.len() + 16);
+    frame::write_custom(&mut output, name, text);
+    output
+}
+
+/// The component with none of these texts: what is compiled, which is the same for
+/// another manifest or commit.
+#[must_use]
+pub fn without_sections(component: &[u8]) -> Vec<u8> {
+    without(component, &Section::ALL, 0)
+}
+
+/// The component without some sections, with room for `more` bytes.
+fn without(component: &[u8], sections: &[Section], more: usize) -> Vec<u8> {
+    let mut output = Vec::with_capacity(component.len() + more);
     output.extend_from_slice(component.get(..HEADER).unwrap_or(component));
     let mut end = HEADER;
     for framed in Frames::new(component) {
         let Ok(framed) = framed else {
             break;
         };
-        if framed.custom(component, name).is_none() {
+        let is = |section: &Section| framed.custom(component, section.name()).is_some();
+        if !sections.iter().any(is) {
             output.extend_from_slice(component.get(framed.start..framed.end).unwrap_or(&[]));
         }
         end = framed.end;
     }
     // What could not be read stays as it is, for `section` to name.
     output.extend_from_slice(component.get(end..).unwrap_or(&[]));
-    frame::write_custom(&mut output, name, text);
     output
 }
 
@@ -218,6 +232,23 @@ mod tests {
             let text = section(&component, *other);
             assert_eq!(text, Ok(Some(other.name().to_owned())));
         }
+    }
+
+    #[test]
+    fn without_its_texts_a_component_is_what_it_was() {
+        let code = [&empty()[..], &[7, 3, 1, 2, 3], &[0, 3, 1, b'x', 9]].concat();
+        let mut component = code.clone();
+        for section in Section::ALL {
+            component = with_section(&component, section, section.name());
+        }
+        assert_eq!(without_sections(&component), code);
+        // What is damaged stays, and so is no other's.
+        component.extend_from_slice(&[0, 9, 1]);
+        assert_eq!(
+            without_sections(&component),
+            [&code[..], &[0, 9, 1]].concat()
+        );
+        assert_eq!(without_sections(b"\0as"), b"\0as");
     }
 
     #[test]

@@ -20,6 +20,8 @@ use crate::project::{self, Project};
 use crate::show::{self, GOOD};
 use crate::tools::Tools;
 
+pub(crate) use compile::{cargo, component_of, ensure_target};
+
 const TARGET: &str = "wasm32-wasip2";
 
 const EXAMPLES: &str = "\
@@ -81,14 +83,7 @@ pub(crate) fn make(
     compile::ensure_target(&project.dir)?;
     let packages = packages::Packages::ask(&project.dir, cargo)?;
     let compiled = compile::compile(project, profile, cargo, &packages.prefixes())?;
-    let artifact = compiled.artifact;
-    let component = fs::read(&artifact)
-        .with_context(|| format!("cannot read what cargo built, {}", artifact.display()))?;
-    if let Err(error) = tidemill_manifest::embedded(&component) {
-        return Err(Failure::new("cargo built something else than a component")
-            .detail(format!("{}: {error}", artifact.display()))
-            .into());
-    }
+    let component = read(&compiled.artifact)?;
     let mut sections = packages.sections(&project.dir, &compiled.packages)?;
     sections.extend(openapi(&component, &project.manifest, tools)?);
     sections.extend(source::revision(&project.dir).map(|commit| (Section::Revision, commit)));
@@ -104,6 +99,24 @@ pub(crate) fn make(
     let file = project.component();
     write_whole(&file, &component).with_context(|| format!("cannot write {}", file.display()))?;
     Ok(component)
+}
+
+/// What cargo built.
+fn read(artifact: &Path) -> Result<Vec<u8>> {
+    let component = fs::read(artifact)
+        .with_context(|| format!("cannot read what cargo built, {}", artifact.display()))?;
+    if let Err(error) = tidemill_manifest::embedded(&component) {
+        return Err(Failure::new("cargo built something else than a component")
+            .detail(format!("{}: {error}", artifact.display()))
+            .into());
+    }
+    Ok(component)
+}
+
+/// What cargo built, with the manifest in it and nothing else: as much as a host
+/// needs.
+pub(crate) fn with_manifest(project: &Project, artifact: &Path) -> Result<Vec<u8>> {
+    Ok(tidemill_manifest::embed(&read(artifact)?, &project.text))
 }
 
 /// The document that the component gives of itself.

@@ -34,8 +34,8 @@ pub(crate) fn show_changes(changes: &[Change]) -> String {
 }
 
 /// A paragraph a warning. Nothing if there are none.
-pub(crate) fn show_warnings(warnings: &[Warning]) -> String {
-    let lines = warnings.iter().map(|warning| {
+pub(crate) fn show_warnings<'a>(warnings: impl IntoIterator<Item = &'a Warning>) -> String {
+    let lines = warnings.into_iter().map(|warning| {
         let message = show::clean(&warning.message);
         format!("{WARNING}warning:{WARNING:#} {message}\n")
     });

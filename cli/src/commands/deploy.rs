@@ -68,11 +68,8 @@ pub struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let (_, component) = component(&args.path, args.manifest.as_deref())?;
-    let (deployed, json) = Client::new(&args.connection).call::<Deployed>(
-        Method::POST,
-        &args.target(),
-        Body::Component(component),
-    )?;
+    let client = Client::new(&args.connection);
+    let (deployed, json) = deploy(&client, &args.target(), component)?;
     if args.json {
         show::print(&format!("{json}\n"))?;
     } else {
@@ -140,6 +137,15 @@ pub(super) fn component(path: &Path, manifest: Option<&Path>) -> Result<(PathBuf
     };
     let component = with_manifest(read(&file)?, &file, manifest)?;
     Ok((file, component))
+}
+
+/// Deploys a component. The answer is what the host did, and as JSON.
+pub(crate) fn deploy(
+    client: &Client,
+    target: &str,
+    component: Vec<u8>,
+) -> Result<(Deployed, String)> {
+    client.call(Method::POST, target, Body::Component(component))
 }
 
 /// The component that `tidemill build` made of a project.
@@ -255,6 +261,16 @@ fn render(deployed: &Deployed) -> String {
             )
         }
     };
+    text.push_str(&facts(deployed));
+    text.push_str(&changes::show_changes(&deployed.changes));
+    text.push_str(&changes::show_warnings(&deployed.warnings));
+    text.push_str(&hosts::render(&deployed.hosts));
+    text
+}
+
+/// Where it is reached, and what it is connected to.
+pub(crate) fn facts(deployed: &Deployed) -> String {
+    let name = show::line(&deployed.name, 63);
     let url = deployed.url.trim_end_matches('/');
     let mut fields = Vec::new();
     if let Some(canary) = &deployed.canary {
@@ -307,11 +323,7 @@ fn render(deployed: &Deployed) -> String {
     if deployed.smoke > 0 {
         fields.push(("passed", show::several(deployed.smoke as u64, "smoke call")));
     }
-    text.push_str(&show::fields(&fields));
-    text.push_str(&changes::show_changes(&deployed.changes));
-    text.push_str(&changes::show_warnings(&deployed.warnings));
-    text.push_str(&hosts::render(&deployed.hosts));
-    text
+    show::fields(&fields)
 }
 
 /// A route as a URL; one with a host name of its own keeps it.

@@ -11,10 +11,13 @@ use crate::client::{Client, Connection, service_path};
 use crate::failure::Failure;
 use crate::show::{self, BOLD, DIM, ERROR, GOOD, WARNING};
 
+pub(crate) mod invocation;
+
 const EXAMPLES: &str = "\
 Examples:
   tidemill logs order                         the latest 100 lines
   tidemill logs order --follow                and those that come, until Ctrl-C
+  tidemill logs order --follow --invocations  and each request and event
   tidemill logs order --level warn --tail 20  the latest 20 warnings and errors
   tidemill logs order --json | jq 'select(.event == \"event.failed\")'
 
@@ -31,6 +34,9 @@ pub struct Args {
     /// Go on with lines as they come
     #[arg(long, short)]
     follow: bool,
+    /// With each request and event that its handlers get, as they come
+    #[arg(long, short, requires = "follow")]
+    invocations: bool,
     /// Show lines of this level and of worse ones
     #[arg(long, value_name = "LEVEL", default_value = "trace")]
     level: Level,
@@ -46,11 +52,12 @@ pub struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let path = format!(
-        "{}/logs?tail={}&level={}&follow={}",
+        "{}/logs?tail={}&level={}&follow={}&invocations={}",
         service_path(&args.name)?,
         args.tail,
         args.level.name(),
-        args.follow
+        args.follow,
+        args.invocations
     );
     let client = Client::new(&args.connection);
     let mut ended = !args.follow;
@@ -79,6 +86,18 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
 /// A line for a person.
 fn render(line: &LogLine) -> String {
+    format!(
+        "{DIM}{}{DIM:#} {}\n",
+        show::line(&time(&line.timestamp), 30),
+        said(line)
+    )
+}
+
+/// Its level and all after it.
+pub(crate) fn said(line: &LogLine) -> String {
+    if let Some(invocation) = invocation::render(line) {
+        return invocation;
+    }
     let level = match line.level {
         Level::Error => ERROR,
         Level::Warn => WARNING,
@@ -86,10 +105,7 @@ fn render(line: &LogLine) -> String {
         Level::Debug | Level::Trace => DIM,
     };
     let name = line.level.name().to_uppercase();
-    let mut text = format!(
-        "{DIM}{}{DIM:#} {level}{name:>5}{level:#} ",
-        show::line(&time(&line.timestamp), 30)
-    );
+    let mut text = format!("{level}{name:>5}{level:#} ");
     let guest = line.event.as_deref() == Some("guest.line");
     if !guest {
         text.push_str(&show::styled(BOLD, "tidemill: "));
@@ -110,7 +126,6 @@ fn render(line: &LogLine) -> String {
         text.push('\n');
         text.push_str(rest);
     }
-    text.push('\n');
     text
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod build;
 pub(crate) mod changes;
 pub(crate) mod dead_letters;
 pub(crate) mod deploy;
+pub(crate) mod dev;
 pub(crate) mod history;
 pub(crate) mod hosts;
 pub(crate) mod inspect;

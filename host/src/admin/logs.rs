@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::{no_service, refuse};
 use crate::host::Host;
-use crate::logs::{Book, News, Text, books};
+use crate::logs::{Book, News, Text, Watch, books};
 
 /// The most lines of the past that are asked for.
 const MOST: usize = 100_000;
@@ -34,6 +34,8 @@ pub(super) struct Which {
     level: Option<Level>,
     #[serde(default)]
     follow: bool,
+    #[serde(default)]
+    invocations: bool,
 }
 
 pub(super) async fn lines(
@@ -48,8 +50,12 @@ pub(super) async fn lines(
             return refuse(StatusCode::BAD_REQUEST, "parameters", "Bad Request", detail);
         }
     };
-    if host.service(&name).is_none() {
+    let Some(service) = host.service(&name) else {
         return no_service(&name);
+    };
+    if which.invocations && !which.follow {
+        let detail = "Invocations are not kept: invocations=true goes with follow=true.";
+        return refuse(StatusCode::BAD_REQUEST, "parameters", "Bad Request", detail);
     }
     let book = books().book(&name);
     let level = which.level.unwrap_or(Level::Trace);
@@ -61,6 +67,7 @@ pub(super) async fn lines(
             book,
             level,
             news,
+            watch: which.invocations.then(|| service.invocations.watch()),
             next: past.next,
             past: past.lines,
             ended: false,
@@ -90,6 +97,8 @@ struct Follower {
     book: Arc<Book>,
     level: Level,
     news: watch::Receiver<News>,
+    /// For invocations, if they are asked for.
+    watch: Option<Watch>,
     past: Vec<Text>,
     next: u64,
     ended: bool,
@@ -104,27 +113,48 @@ impl Follower {
         }
         while !self.ended {
             let news = *self.news.borrow_and_update();
-            let mut part = self.book.since(self.next, self.level);
-            self.next = part.next;
-            if part.lost > 0 {
-                part.lines.insert(0, self.lost(part.lost));
-            }
+            let mut lines = self.new_lines();
             if let Some(why) = news.end {
-                part.lines
-                    .push(self.note("logs.end", Level::Info, why, None));
+                lines.push(self.note("logs.end", Level::Info, why, None));
                 self.ended = true;
             }
-            if !part.lines.is_empty() {
-                return Some(joined(&part.lines));
+            if !lines.is_empty() {
+                return Some(joined(&lines));
             }
-            if tokio::time::timeout(SILENCE, self.news.changed())
-                .await
-                .is_err()
-            {
+            if tokio::time::timeout(SILENCE, self.changed()).await.is_err() {
                 return Some("\n".into());
             }
         }
         None
+    }
+
+    /// What is new. What an invocation logged comes before it: its own line is
+    /// taken first, and all lines begin with their time.
+    fn new_lines(&mut self) -> Vec<Text> {
+        let invocations = self.watch.as_mut().map(|watch| watch.new_lines(self.level));
+        let invocations = invocations.unwrap_or_default();
+        let part = self.book.since(self.next, self.level);
+        self.next = part.next;
+        let lost = part.lost + invocations.lost;
+        let mut lines = part.lines;
+        if !invocations.lines.is_empty() {
+            lines.extend(invocations.lines);
+            lines.sort_by(|one, other| time(one).cmp(time(other)));
+        }
+        if lost > 0 {
+            lines.insert(0, self.lost(lost));
+        }
+        lines
+    }
+
+    async fn changed(&mut self) {
+        match &mut self.watch {
+            Some(watch) => tokio::select! {
+                _ = self.news.changed() => {}
+                () = watch.changed() => {}
+            },
+            None => drop(self.news.changed().await),
+        }
     }
 
     fn lost(&self, lost: u64) -> Text {
@@ -145,4 +175,10 @@ impl Follower {
         }
         note.to_string().into()
     }
+}
+
+/// When a line was written: what it begins with, to the microsecond.
+fn time(line: &str) -> &str {
+    let length = r#"{"timestamp":"2026-11-24T13:06:41.123456"#.len();
+    line.get(..length).unwrap_or(line)
 }

@@ -94,6 +94,8 @@ async fn try_answer(
     });
     let metrics = &service.metrics;
     metrics.responded(response.status(), started.elapsed());
+    let invocations = &service.invocations;
+    invocations.answered(&revision, parts, &response, started.elapsed());
     if let Ok(revision) = HeaderValue::from_str(revision.short()) {
         response.headers_mut().insert(REVISION, revision);
     }

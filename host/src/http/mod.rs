@@ -9,3 +9,5 @@ pub mod listener;
 mod position;
 pub mod publishing;
 mod streams;
+
+pub(crate) use position::POSITION;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// The header field, in requests and responses.
-pub(super) const POSITION: HeaderName = HeaderName::from_static("tidemill-position");
+pub(crate) const POSITION: HeaderName = HeaderName::from_static("tidemill-position");
 
 /// The most entries that a request may send, and a response has.
 const MOST: usize = 256;

@@ -3,6 +3,7 @@
 //! Everything is logged through tracing. A line with a field `service` is kept
 //! here as well, in memory and bounded. Nothing here waits for a reader.
 
+mod invocations;
 mod line;
 mod quota;
 mod ring;
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 
+pub(crate) use invocations::{Invocations, Watch};
 pub(crate) use line::{Line, now};
 pub(crate) use quota::{Pass, Quota, RATE};
 pub(crate) use ring::Text;

@@ -136,15 +136,16 @@ impl Runtime {
         use std::hash::{Hash, Hasher};
 
         recognise(bytes)?;
-        // The digest of the content, and of everything in the engine that the
-        // compiled form depends on.
+        // The digest of the content, but for the manifest and other texts, which are
+        // not compiled, and of everything in the engine that the compiled form
+        // depends on.
         let mut engine = std::hash::DefaultHasher::new();
         self.engine
             .precompile_compatibility_hash()
             .hash(&mut engine);
         let file = self.cache.join(format!(
             "{}-{:016x}.cwasm",
-            hex(&Sha256::digest(bytes)),
+            hex(&Sha256::digest(tidemill_manifest::without_sections(bytes))),
             engine.finish()
         ));
         if file.exists() {

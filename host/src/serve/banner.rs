@@ -137,6 +137,7 @@ mod tests {
             log_format: None,
             log: String::new(),
             grace: Duration::ZERO,
+            until_stdin_ends: false,
         };
         let addresses = Addresses {
             http: "127.0.0.1:8080".to_owned(),

@@ -113,6 +113,10 @@ pub struct Args {
           value_parser = clap::value_parser!(u64).range(0..=3600))]
     grace: Option<u64>,
 
+    /// End when standard input does: for a host that another program starts
+    #[arg(long, hide = true)]
+    until_stdin_ends: bool,
+
     /// A configuration file [default: tidemill/config.toml in the user's configuration directory]
     #[arg(long, env = "TIDEMILL_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -227,6 +231,7 @@ pub(crate) struct Config {
     pub(crate) log_format: Option<LogFormat>,
     pub(crate) log: String,
     pub(crate) grace: Duration,
+    pub(crate) until_stdin_ends: bool,
 }
 
 impl Config {
@@ -307,6 +312,7 @@ impl Config {
             log_format: args.log_format.or(file.log_format),
             log: or(args.log, file.log, DEFAULT_LOG),
             grace: Duration::from_secs(args.grace.or(file.grace).unwrap_or(30)),
+            until_stdin_ends: args.until_stdin_ends,
         };
         config.check()?;
         Ok(config)

@@ -123,7 +123,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     // A core dump has all secrets in it. Who wants one can ask a debugger.
     let most = rlimit::Resource::CORE.get_hard().unwrap_or(0);
     let _ = rlimit::Resource::CORE.set(0, most);
-    let mut stop = stop_signals()?;
+    let mut stop = stop_signals(config.until_stdin_ends)?;
     let tracing = trace::Settings::of_environment()?;
     let metrics = Metrics::new()?;
     let public = bind(&config.http).await?;
@@ -278,9 +278,16 @@ fn local(listener: &TcpListener) -> Result<String, ServeError> {
 }
 
 /// Hears the signals that ask this process to end: true from the first one on. The
-/// second one ends it here and now.
-fn stop_signals() -> Result<watch::Receiver<bool>, ServeError> {
+/// second one ends it here and now. The end of standard input can be one too.
+fn stop_signals(until_stdin_ends: bool) -> Result<watch::Receiver<bool>, ServeError> {
     let (stop, stopped) = watch::channel(false);
+    if until_stdin_ends {
+        let stop = stop.clone();
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+            stop.send_replace(true);
+        });
+    }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::spawn(async move {

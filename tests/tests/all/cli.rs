@@ -1,6 +1,7 @@
 //! The command line, as a person uses it.
 
 mod building;
+mod dev;
 mod operating;
 
 use std::process::Command;
@@ -72,9 +73,11 @@ fn every_command_explains_itself() {
         "serve",
         "new",
         "build",
+        "dev",
         "inspect",
         "deploy",
         "services",
+        "logs",
         "state",
         "replay",
         "dead-letters",

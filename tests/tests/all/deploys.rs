@@ -109,6 +109,10 @@ fn a_deploy_says_what_it_did() {
         again["compile_us"].is_null(),
         "it was in the cache: {again}"
     );
+    // Nor is anything compiled for another manifest.
+    let other = host.deploy(&Component::misbehave(&manifest.setting("other", "yes")));
+    assert_ne!(other["revision"], deployed["revision"]);
+    assert!(other["compile_us"].is_null(), "{other}");
 }
 
 #[test]

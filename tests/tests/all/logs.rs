@@ -178,6 +178,49 @@ fn a_log_is_followed_until_its_service_is_removed() {
 }
 
 #[test]
+fn invocations_are_lines_for_who_follows_them() {
+    let topic = unique("watched");
+    let pair = Pair::start("watched", |manifest| manifest.subscribe(&topic));
+    let logs = format!("/v1/services/{}/logs", pair.name);
+    let unfollowed = pair.host.admin().get(&format!("{logs}?invocations=true"));
+    assert_eq!(unfollowed.status, 400, "they are not kept");
+    let mut plain = Follower::of(pair.host.admin(), &pair.name, "tail=0");
+    let mut follower = Follower::of(pair.host.admin(), &pair.name, "tail=0&invocations=true");
+
+    let target = pair.target("say?q=1");
+    let _ = pair.host.http().post(&target, "hello").expect(200);
+    // What it logged comes first.
+    assert_eq!(follower.next().unwrap()["event"], "guest.line");
+    let request = follower.next().unwrap();
+    assert_eq!(request["event"], "request.answered");
+    assert_eq!(
+        (&request["method"], &request["target"], &request["status"]),
+        (&"POST".into(), &target.into(), &200.into())
+    );
+    assert_eq!(request["service"], pair.name.as_str());
+    assert!(request["duration_us"].as_u64().unwrap() > 0);
+
+    pair.host
+        .topics()
+        .write_all(&topic, 0, &["say hello", "reject"]);
+    let event = follower.until("event.ran");
+    assert_eq!(
+        (&event["offset"], &event["outcome"], &event["attempt"]),
+        (&0.into(), &"ok".into(), &1.into())
+    );
+    let event = follower.until("event.ran");
+    assert_eq!(
+        (&event["offset"], &event["outcome"], &event["level"]),
+        (&1.into(), &"reject".into(), &"warn".into())
+    );
+    // Who did not ask for them gets none.
+    assert_eq!(plain.next().unwrap()["event"], "guest.line");
+    assert_eq!(plain.next().unwrap()["event"], "guest.line");
+    assert_eq!(plain.next().unwrap()["event"], "event.dead-lettered");
+    pair.neighbour_serves();
+}
+
+#[test]
 fn who_follows_does_not_hold_up_the_end_of_the_host() {
     let mut pair = Pair::start("ending", |manifest| manifest);
     let mut follower = Follower::of(pair.host.admin(), &pair.name, "tail=0");

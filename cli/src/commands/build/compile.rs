@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -24,7 +24,7 @@ pub(super) struct Compiled {
 }
 
 /// Makes sure that Rust's standard library for the target is there.
-pub(super) fn ensure_target(dir: &Path) -> Result<()> {
+pub(crate) fn ensure_target(dir: &Path) -> Result<()> {
     let output = program("rustc", dir)
         .args(["--print", "target-libdir", "--target", TARGET])
         .output()
@@ -68,6 +68,15 @@ struct MessageTarget {
     crate_types: Vec<String>,
 }
 
+/// Cargo building a project, without what it is to say and how.
+pub(crate) fn cargo(project: &Project, profile: &str) -> Command {
+    let mut cargo = program("cargo", &project.dir);
+    cargo
+        .args(["build", "--lib", "--target", TARGET, "--profile", profile])
+        .stdout(Stdio::piped());
+    cargo
+}
+
 /// Runs cargo, with its progress and its errors on standard error.
 pub(super) fn compile(
     project: &Project,
@@ -75,12 +84,10 @@ pub(super) fn compile(
     more: &[String],
     prefixes: &[Prefix],
 ) -> Result<Compiled> {
-    let mut cargo = program("cargo", &project.dir)
-        .args(["build", "--lib", "--target", TARGET, "--profile", profile])
+    let mut cargo = cargo(project, profile)
         .arg("--message-format=json-render-diagnostics")
         .args(more)
         .envs(flags::variables(&project.dir, prefixes))
-        .stdout(Stdio::piped())
         .spawn()
         .map_err(|error| project::not_started("cargo", &error))?;
     let (mut artifact, mut packages) = (None, HashSet::new());
@@ -101,6 +108,12 @@ pub(super) fn compile(
     let artifact =
         artifact.ok_or_else(|| Failure::new("cargo built no component for this package"))?;
     Ok(Compiled { artifact, packages })
+}
+
+/// The component that a message of cargo's names, if it is of the package in a
+/// directory.
+pub(crate) fn component_of(line: &str, dir: &Path) -> Option<PathBuf> {
+    Made::of(line, dir)?.component
 }
 
 /// What a message of cargo's says that was made for the target.
