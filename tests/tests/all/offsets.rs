@@ -81,21 +81,30 @@ fn a_paused_service_consumes_nothing_and_answers_until_it_is_resumed() {
 }
 
 #[test]
-fn a_paused_host_leaves_its_partitions_to_others_and_follows_their_state() {
+fn a_pause_is_of_all_hosts_and_lasts_over_their_restarts() {
     let counting = Counting::on(Kafka::shared(), "shared", 4);
-    let hosts = [counting.host(), counting.host()];
+    let mut hosts = [counting.host(), counting.host()];
     counting.wait_for_shares(&hosts);
     pause(&hosts[0], &counting.name);
+    eventually("the other host has left the group too", || {
+        let service = hosts[1].service(&counting.name);
+        match service["status"].as_str() {
+            Some("paused") => Ok(()),
+            _ => Err(service),
+        }
+    });
     counting.write(400);
+    assert!(hosts[1].terminate().success());
+    hosts[1].restart();
+    hosts[1].ready();
+    assert_eq!(counting.counted(hosts[1].http()), Some(0));
+    resume(&hosts[1], &counting.name);
+    counting.wait_for_shares(&hosts);
     counting.is_exact(&hosts);
-    // What is consumed elsewhere cannot be moved.
+    // What is consumed cannot be moved.
     let before = json!({ "to": "latest" });
     let said = post(&hosts[0], &counting.name, "offsets", &before).problem(409);
-    assert!(said.contains("has members"), "{said}");
-    resume(&hosts[0], &counting.name);
-    counting.wait_for_shares(&hosts);
-    counting.write(400);
-    counting.is_exact(&hosts);
+    assert!(said.contains("tidemill pause"), "{said}");
 }
 
 #[test]
