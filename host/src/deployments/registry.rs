@@ -36,6 +36,12 @@ pub enum RegistryError {
     /// Kafka did not take it.
     #[error("the deployment was not written to Kafka: {0}. Nothing has changed")]
     NotWritten(String),
+    /// Kafka has not answered, and it may be there or not.
+    #[error(
+        "it is not known whether the deployment was written: Kafka has not answered in time. \
+         `tidemill history` tells it when Kafka is back"
+    )]
+    InDoubt,
     /// Others are at it all the time.
     #[error("other hosts deploy at the same time again and again: try again")]
     Crowded,
@@ -293,6 +299,10 @@ impl Registry {
     /// commit says that somebody has; and what is known is all there is, and what
     /// this host runs.
     pub async fn begin(&self) -> Result<Turn<'_>, RegistryError> {
+        if !self.cluster.is_embedded() && !self.cluster.is_up() {
+            return Err(self.unreachable("it has not answered for a while").into());
+        }
+        // Who has the turn waits for Kafka in bounded time.
         let mut writer = self.writer.lock().await;
         if !self.cluster.is_embedded() && writer.is_none() {
             let began = async {
@@ -302,17 +312,22 @@ impl Registry {
             };
             let began = tokio::time::timeout(PATIENCE, began).await;
             *writer = Some(began.unwrap_or_else(|_| {
-                Err(KafkaError::Unreachable {
-                    servers: self.cluster.servers().to_owned(),
-                    cause: "the deployments were not read to their end in time".to_owned(),
-                })
+                Err(self.unreachable("the deployments were not read to their end in time"))
             })?);
         }
-        self.settled().await;
+        let settled = tokio::time::timeout(PATIENCE, self.settled()).await;
+        settled.map_err(|_| self.unreachable("deployments before this one wait for it"))?;
         Ok(Turn {
             registry: self,
             writer,
         })
+    }
+
+    fn unreachable(&self, cause: &str) -> KafkaError {
+        KafkaError::Unreachable {
+            servers: self.cluster.servers().to_owned(),
+            cause: cause.to_owned(),
+        }
     }
 
     /// Writes content that is not there yet.
@@ -434,14 +449,16 @@ async fn say(registry: std::sync::Weak<Registry>, mut news: watch::Receiver<u64>
             }
             let said = registry.presence(&registry.known.lock());
             let new = (said.applied, &said.failed) != (last.applied, &last.failed);
-            if (new || tokio::time::Instant::now() >= due) && registry.cluster.is_up() {
-                let word = registry.word(Some(&said));
-                // What was not heard is said again.
-                let published = registry.publisher.publish(std::iter::once(&word)).await;
-                if published.failed.is_empty() {
-                    last = said;
-                }
+            if new || tokio::time::Instant::now() >= due {
                 due = tokio::time::Instant::now() + EVERY;
+                if registry.cluster.is_up() {
+                    let word = registry.word(Some(&said));
+                    let published = registry.publisher.publish(std::iter::once(&word)).await;
+                    // What was not heard is said again.
+                    if published.failed.is_empty() {
+                        last = said;
+                    }
+                }
             }
         }
         tokio::select! {
@@ -486,7 +503,12 @@ impl Turn<'_> {
             messages,
             ..Batch::default()
         };
-        let outcome = transactor.commit(batch).await;
+        let committing = tokio::time::timeout(PATIENCE, transactor.commit(batch));
+        let Ok(outcome) = committing.await else {
+            // The next turn ends what this one has left.
+            *self.writer = None;
+            return Err(RegistryError::InDoubt);
+        };
         let in_doubt = match outcome {
             Outcome::Committed(placed) => {
                 let offset = placed.first().map_or(-1, |placed| placed.offset);
@@ -510,8 +532,13 @@ impl Turn<'_> {
             }
         };
         *self.writer = None;
-        if in_doubt && let Some(offset) = self.look(name, next).await? {
-            return Ok(Committed::Done(offset));
+        if in_doubt {
+            let looking = tokio::time::timeout(PATIENCE, self.look(name, next));
+            match looking.await {
+                Ok(Ok(Some(offset))) => return Ok(Committed::Done(offset)),
+                Ok(Ok(None)) => {}
+                Ok(Err(_)) | Err(_) => return Err(RegistryError::InDoubt),
+            }
         }
         Ok(Committed::Overtaken)
     }

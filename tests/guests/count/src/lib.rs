@@ -46,7 +46,10 @@ impl Events for Count {
             return Err(Failure::Reject("its key is rejected".to_owned()));
         }
         if let Ok(tenth) = setting("trap").parse::<u64>() {
-            assert!((event.offset + 1) % tenth != 0, "told to trap here");
+            assert!(
+                !(event.offset + 1).is_multiple_of(tenth),
+                "told to trap here"
+            );
         }
         count(&key).map_err(Failure::Retry)
     }

@@ -101,8 +101,9 @@ fn a_silent_broker_holds_up_nothing_but_what_needs_it() {
     within("a deploy", 20, asked);
     let asked = Instant::now();
     let (worked, _, said_so) = host.cli(&["remove", &other]);
-    assert!(worked, "{said_so}");
-    within("a removal", 40, asked);
+    // All hosts would have to hear of it.
+    assert!(!worked && said_so.contains("does not answer"), "{said_so}");
+    within("a removal", 20, asked);
     assert_eq!(said(&host, LOST), 1, "{}", host.log());
     assert!(host.log().lines().count() < 60, "{}", host.log());
     let asked = Instant::now();
