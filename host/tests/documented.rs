@@ -91,9 +91,10 @@ fn documented() -> BTreeSet<(String, String)> {
             continue;
         };
         let name = name.trim_matches('`');
-        // What a guest says has any level; it and the notes of a stream are not
-        // logged by a line of the host's.
-        if name.contains('.') && name != "guest.line" && !name.starts_with("logs.") {
+        // What a guest says has any level; it, invocations and the notes of a stream
+        // are not logged by a line of the host's.
+        let of_streams = ["guest.line", "request.answered", "event.ran"];
+        if name.contains('.') && !of_streams.contains(&name) && !name.starts_with("logs.") {
             let levels = levels.split(',').map(str::trim);
             names.extend(levels.map(|level| (name.to_owned(), level.to_owned())));
         }
