@@ -9,6 +9,8 @@ use std::process::Command;
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::folder::{Folder, kafka_dist, root};
 use crate::process::{Process, run};
 use crate::proxy::Proxy;
@@ -205,6 +207,17 @@ impl Kafka {
     /// Kills it, as a machine that loses power does; its data stays.
     pub fn stop(&self) {
         drop(self.process.lock().unwrap().take());
+    }
+
+    /// Has it end in order, as for an upgrade; its data stays.
+    ///
+    /// # Panics
+    /// If it does not end.
+    pub fn shut_down(&self) {
+        if let Some(mut process) = self.process.lock().unwrap().take() {
+            process.signal(Signal::TERM);
+            process.wait();
+        }
     }
 
     /// A copy of its data. It has been stopped.

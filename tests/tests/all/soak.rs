@@ -182,7 +182,9 @@ impl Soak {
             }
             9 | 10 => post("dead-letters/drop", &json!({ "all": true })),
             _ => {
-                self.kafka.stop();
+                // Not killed: Kafka 4.2.2 then reads its groups in part now and then,
+                // and has a member of long ago that never times out.
+                self.kafka.shut_down();
                 self.kafka.start();
             }
         }
