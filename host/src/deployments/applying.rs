@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::record::{Content, Deployment};
 use super::trial;
 use crate::host::{DeployError, Host};
+use crate::invocation::Failure;
 use crate::kafka::KafkaError;
 use crate::service::{Candidate, Revision, Running, Trial};
 
@@ -21,25 +22,26 @@ impl Host {
     pub(crate) async fn follow(self: Arc<Self>, mut changes: mpsc::UnboundedReceiver<String>) {
         // Compiling takes a core.
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let turns = Arc::new(tokio::sync::Semaphore::new(cores));
+        let turns = Arc::new(Semaphore::new(cores));
         while let Some(name) = changes.recv().await {
             if !self.applying.lock().insert(name.clone()) {
                 continue;
             }
             let (host, turns) = (self.clone(), turns.clone());
-            tokio::spawn(async move {
-                let _turn = turns.acquire().await;
-                host.apply_latest(&name).await;
-            });
+            tokio::spawn(async move { host.apply_latest(&name, &turns).await });
         }
     }
 
     /// Applies a service's record until it is the latest.
-    async fn apply_latest(self: &Arc<Self>, name: &str) {
+    async fn apply_latest(self: &Arc<Self>, name: &str, turns: &Semaphore) {
         let mut said = false;
         loop {
             let number = self.registry.record(name).map(|record| record.number);
-            match self.apply(name).await {
+            let turn = turns.acquire().await;
+            let applied = self.apply(name).await;
+            // Who waits for Kafka keeps no other waiting.
+            drop(turn);
+            match applied {
                 Ok(()) => self.registry.applied(name, number.unwrap_or(0), None),
                 Err(DeployError::Stopping) => return,
                 Err(error) if is_passing(&error) => {
@@ -154,6 +156,10 @@ fn is_passing(error: &DeployError) -> bool {
                 KafkaError::Config(_) | KafkaError::UnequalPartitions(_)
             )
         }
+        // The service that has the route may be about to let it go, and others may
+        // need less memory.
+        DeployError::RouteTaken { .. }
+        | DeployError::Start(Failure::Crowded { .. } | Failure::Instantiate(_)) => true,
         _ => false,
     }
 }
