@@ -131,7 +131,7 @@ fn router(host: Arc<Host>, access: Arc<Access>, patience: Duration) -> Router {
             get(operate::offsets).post(operate::reset),
         )
         .route("/metrics", get(metrics))
-        .route("/openapi.json", get(openapi))
+        .route("/v1/openapi.json", get(openapi))
         .method_not_allowed_fallback(no_such_method)
         .layer(from_fn_with_state(other, body::read));
     Router::new()
