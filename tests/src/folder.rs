@@ -122,3 +122,20 @@ fn sweep(all: &Path) {
         }
     });
 }
+
+/// Copies a folder with all that is in it.
+///
+/// # Panics
+/// If the disk fails.
+pub fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}

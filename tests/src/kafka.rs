@@ -4,14 +4,13 @@
 use std::fmt::{Debug, Write as _};
 use std::fs;
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::folder::{Folder, kafka_dist, root};
+use crate::folder::{Folder, copy, kafka_dist, root};
 use crate::process::{Process, run};
 use crate::proxy::Proxy;
 use crate::topics::Topics;
@@ -271,19 +270,6 @@ fn template() -> &'static Folder {
         assert!(formatted, "Kafka's storage cannot be formatted: {error}");
         folder
     })
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
-        }
-    }
 }
 
 /// Ports that were free a moment ago.

@@ -42,7 +42,7 @@ pub use collector::{Answers, Collector, Span};
 pub use component::{Component, Manifest, seed};
 pub use counting::{Counting, in_order};
 pub use fleet::{Dice, Fleet};
-pub use folder::{Folder, components, h2spec, root, target, tidemill, venv};
+pub use folder::{Folder, components, copy, h2spec, root, target, tidemill, venv};
 pub use host::{Builder, Host};
 pub use http::{Client, Reply};
 pub use kafka::Kafka;

@@ -73,6 +73,7 @@ impl Host {
             return self.unload(name).await;
         };
         let running = self.service(name).map(|service| service.running());
+        let replaces = running.is_some();
         if running.is_some_and(|running| running.number == record.number) {
             return Ok(());
         }
@@ -94,8 +95,10 @@ impl Host {
         };
         let service = self.put(name, running, &record).await?;
         trial::watch(self, &service, &service.running());
-        let (host, needed) = (self.clone(), self.needed());
-        tokio::task::spawn_blocking(move || host.shelf.tidy(&needed)).await?;
+        if replaces {
+            let (host, needed) = (self.clone(), self.needed());
+            tokio::task::spawn_blocking(move || host.shelf.tidy(&needed)).await?;
+        }
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::{env, fs};
 
 use serde_json::Value;
-use tidemill_tests::{Component, Host, Manifest, run, target, tidemill};
+use tidemill_tests::{Component, Host, Manifest, copy, run, target, tidemill};
 
 use super::json;
 
@@ -45,19 +45,6 @@ impl Project {
     fn copied(&self, to: &Path) -> Project {
         copy(&self.0, to);
         Project(to.to_owned())
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
-        }
     }
 }
 
