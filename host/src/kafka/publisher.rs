@@ -15,7 +15,6 @@ use tokio::sync::Notify;
 
 use super::cluster::{Cluster, KafkaError, Quiet};
 use super::properties;
-use super::raw::is_nowhere;
 use crate::effects::Message;
 
 /// Why an event was not published, or may not have been.
@@ -29,7 +28,7 @@ pub enum PublishError {
         /// The broker's words.
         cause: String,
     },
-    /// It never left this host, or no broker has kept it.
+    /// It never left this host.
     #[error("nothing was published: {cause}")]
     NotSent {
         /// Why.
@@ -111,7 +110,7 @@ impl Publisher {
             };
             let full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
             if !full || tokio::time::Instant::now() > deadline {
-                return Err(classify(&message.topic, &error, true));
+                return Err(classify(&message.topic, &error, false));
             }
             record = returned;
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -131,9 +130,11 @@ impl Publisher {
     }
 }
 
-/// What is known of a message whose delivery failed; `nowhere` if no broker can
-/// have it.
-pub(super) fn classify(topic: &str, error: &RdKafkaError, nowhere: bool) -> PublishError {
+/// What is known of a message that failed; `sent` if librdkafka has had it. What
+/// it says itself of a message that it gave up is not enough: a broker that hands
+/// its partitions over appends a record and then answers that it is not the leader,
+/// which counts as not written there.
+pub(super) fn classify(topic: &str, error: &RdKafkaError, sent: bool) -> PublishError {
     use RDKafkaErrorCode as Code;
 
     let cause = error
@@ -154,7 +155,7 @@ pub(super) fn classify(topic: &str, error: &RdKafkaError, nowhere: bool) -> Publ
             topic: topic.to_owned(),
             cause,
         },
-        _ if nowhere => PublishError::NotSent { cause },
+        _ if !sent => PublishError::NotSent { cause },
         _ => PublishError::Unknown {
             topic: topic.to_owned(),
             cause,
@@ -290,7 +291,7 @@ impl ProducerContext for Context {
         match result {
             Ok(message) => receipt.placed(place, Placed::of(message)),
             Err((error, message)) => {
-                let error = classify(message.topic(), error, is_nowhere(message));
+                let error = classify(message.topic(), error, true);
                 receipt.failed(place, error);
             }
         }

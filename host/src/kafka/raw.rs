@@ -15,7 +15,6 @@ use rdkafka::admin::AdminClient;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, StreamConsumer};
 use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::message::BorrowedMessage;
 use rdkafka::producer::{Producer, ProducerContext, ThreadedProducer};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{TopicPartitionList, bindings};
@@ -221,14 +220,6 @@ pub(super) fn set_token(
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),
         _ => Err(why.to_string_lossy().into_owned()),
     }
-}
-
-/// Whether it is known of a message that was not delivered that no broker has it:
-/// it was never sent, or each answer said that it was not kept.
-pub(super) fn is_nowhere(message: &BorrowedMessage<'_>) -> bool {
-    // SAFETY: the message lives.
-    let status = unsafe { bindings::rd_kafka_message_status(message.ptr()) };
-    status == bindings::rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_NOT_PERSISTED
 }
 
 /// The high watermark of a partition, as the last answer to a fetch had it.

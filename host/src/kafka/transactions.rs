@@ -280,7 +280,7 @@ impl Work {
             };
             let full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
             if !full || Instant::now() > deadline {
-                return Err(classify(&message.topic, &error, true));
+                return Err(classify(&message.topic, &error, false));
             }
             record = returned;
             std::thread::sleep(Duration::from_millis(1));
@@ -504,7 +504,7 @@ impl ProducerContext for Context {
         match result {
             Ok(message) => self.deliveries.placed(place, Placed::of(message)),
             Err((error, message)) => {
-                let error = classify(message.topic(), error, false);
+                let error = classify(message.topic(), error, true);
                 self.deliveries.failed(place, error);
             }
         }
