@@ -44,6 +44,13 @@ pub enum PublishError {
     },
 }
 
+impl PublishError {
+    /// Whether sending it again does not help.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, PublishError::Refused { .. })
+    }
+}
+
 /// How long a message is tried before its sender hears that it failed. Longer
 /// than a broker takes to hand its partitions over, shorter than clients wait.
 const MESSAGE_TIMEOUT_MS: &str = "10000";

@@ -312,6 +312,29 @@ impl Work {
         }
     }
 
+    /// Aborts the transaction so that another can follow it. Otherwise the
+    /// producer has to go, and the next of the same id aborts it on the broker.
+    fn aborted_in_order(&self, error: Option<&TransactionError>) -> bool {
+        // An answer that is missing may come after the abort, and then librdkafka
+        // ends the process (decision 0012).
+        let answered = match error {
+            Some(error) => is_answer(error.code),
+            None => !self.deliveries.has_lost(),
+        };
+        if !answered {
+            return false;
+        }
+        // The broker has nothing to abort if it took no partition, and librdkafka
+        // takes its word for that as fatal. What was to be aborted is so either way.
+        if let Err(error) = self.call(Call::Abort) {
+            tracing::debug!(%error, "a transaction was not aborted in order");
+            return false;
+        }
+        // The reports of what was thrown away have to be in before the next begins.
+        self.deliveries.wait(false);
+        true
+    }
+
     fn abort(&self, error: Option<TransactionError>) -> Outcome {
         if let Some(error) = error.as_ref().filter(|error| error.fatal) {
             return Outcome::Ended {
@@ -319,23 +342,13 @@ impl Work {
                 in_doubt: false,
             };
         }
-        // The broker has nothing to abort if it took no partition, and librdkafka
-        // takes its word for that as fatal. What was to be aborted is so either way.
-        let ended = match self.call(Call::Abort) {
-            Ok(()) => false,
-            Err(error) => {
-                tracing::debug!(%error, "a transaction was not aborted in order");
-                true
-            }
-        };
-        // The reports of what was thrown away have to be in before the next begins.
-        self.deliveries.wait(false);
+        let ended = !self.aborted_in_order(error.as_ref());
         let (refused, others): (Vec<_>, Vec<_>) = self
             .deliveries
             .take()
             .failed
             .into_iter()
-            .partition(|(_, error)| matches!(error, PublishError::Refused { .. }));
+            .partition(|(_, error)| error.is_refusal());
         let lasting = error.as_ref().is_some_and(|error| is_lasting(error.code));
         let cause = error.map(|error| error.cause);
         let told = refused.first().or_else(|| others.first());
@@ -347,6 +360,11 @@ impl Work {
             ended,
         })
     }
+}
+
+/// Whether a broker gave this error, rather than nobody in time.
+fn is_answer(code: RDKafkaErrorCode) -> bool {
+    code as i32 > 0 && code != RDKafkaErrorCode::RequestTimedOut
 }
 
 /// Whether the same transaction would meet this error again.
@@ -471,10 +489,16 @@ impl Deliveries {
         !reports.failed.is_empty()
     }
 
+    /// Whether the broker will never take one of the messages.
     fn has_refused(&self) -> bool {
         let reports = self.reports.lock();
-        let mut failed = reports.failed.iter();
-        failed.any(|(_, error)| matches!(error, PublishError::Refused { .. }))
+        reports.failed.iter().any(|(_, error)| error.is_refusal())
+    }
+
+    /// Whether one failed otherwise.
+    fn has_lost(&self) -> bool {
+        let reports = self.reports.lock();
+        reports.failed.iter().any(|(_, error)| !error.is_refusal())
     }
 
     fn take(&self) -> Reports {
@@ -514,6 +538,23 @@ impl ProducerContext for Context {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nobody_answered_is_not_taken_for_an_answer() {
+        use RDKafkaErrorCode as Code;
+
+        for code in [Code::IllegalGeneration, Code::TopicAuthorizationFailed] {
+            assert!(is_answer(code), "{code:?}");
+        }
+        for code in [
+            Code::Inconsistent,
+            Code::OperationTimedOut,
+            Code::BrokerTransportFailure,
+            Code::RequestTimedOut,
+        ] {
+            assert!(!is_answer(code), "{code:?}");
+        }
+    }
 
     #[test]
     fn a_refusal_makes_the_next_transaction_wait_and_none_less_so() {
