@@ -108,13 +108,31 @@ $(TARGET)/.toolchain: rust-toolchain.toml
 # --------------------------------------------------------------- checking
 
 .PHONY: ci
-ci: fmt-check lint doc deny test packaging dist ## what CI runs: all checks and all tests
+ci: fmt-check lint doc deny test guard packaging dist ## what CI runs: all checks and all tests
 
 .PHONY: test
 test: seeds guests venv h2spec ## run all tests, on the embedded broker and on a real Kafka
 	@kafka/kafka fetch
 	@$(CARGO) test --release $(LOCKED) --workspace $(if $(TESTS),-- $(TESTS))
 	@$(if $(TESTS),:,$(MAKE) monitoring)
+
+# Counts instructions, so other load does not matter: bench/guard/main.rs.
+.PHONY: guard guard-record
+guard: ## hold the instructions of a request and an event against what is recorded
+	@command -v valgrind >/dev/null 2>&1 \
+		|| { echo "make guard: NOT CHECKED: instructions; valgrind is not installed (Debian: apt install valgrind)" >&2; exit 0; }; \
+	$(MAKE) guard-check GUARD=check
+
+guard-record: ## record how many instructions a request and an event take
+	@$(call need,valgrind,it counts instructions (Debian: apt install valgrind))
+	@$(MAKE) guard-check GUARD=record
+
+.PHONY: guard-check
+guard-check: build
+	@for guest in plain answer forward; do \
+		$(TIDEMILL) build --profile guest bench/guests/$$guest >/dev/null || exit 1; \
+	done
+	@$(CARGO) bench $(LOCKED) --workspace --bench guard -- $(GUARD)
 
 # What it checks with is 40 MB to fetch, so it is not in `make test`.
 .PHONY: packaging

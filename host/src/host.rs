@@ -513,6 +513,7 @@ impl Host {
             kafka_up: self.cluster.is_up(),
             kafka_errors: self.cluster.errors(),
             kafka_queue: self.shared.publisher.queued(),
+            unwritten: self.store.unwritten(),
         }
     }
 

@@ -19,7 +19,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 impl Host {
     /// Applies what changes, for as long as this host lives.
-    pub(crate) async fn follow(self: Arc<Self>, mut changes: mpsc::UnboundedReceiver<String>) {
+    pub async fn follow(self: Arc<Self>, mut changes: mpsc::UnboundedReceiver<String>) {
         // Compiling takes a core.
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let turns = Arc::new(Semaphore::new(cores));

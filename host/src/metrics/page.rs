@@ -32,6 +32,7 @@ pub(super) struct Page {
     kafka_up: IntGauge,
     kafka_queue: IntGauge,
     kafka_errors: IntCounterVec,
+    unwritten: IntGauge,
 }
 
 /// What a page is made of.
@@ -45,6 +46,8 @@ pub struct Now {
     pub kafka_errors: BTreeMap<String, u64>,
     /// Events of requests that are not acknowledged yet.
     pub kafka_queue: usize,
+    /// Bytes of state in memory that are in no file yet.
+    pub unwritten: u64,
 }
 
 impl Page {
@@ -126,6 +129,10 @@ impl Page {
                 "Errors of Kafka's clients, by librdkafka's name.",
                 &["error"],
             )?,
+            unwritten: families.gauge(
+                "tidemill_state_unwritten_bytes",
+                "Bytes of all state that are in memory and in no file yet.",
+            )?,
         })
     }
 
@@ -133,6 +140,7 @@ impl Page {
         self.services.set(now.services.len() as i64);
         self.kafka_up.set(now.kafka_up.into());
         self.kafka_queue.set(whole(now.kafka_queue as u64));
+        self.unwritten.set(whole(now.unwritten));
         for (error, count) in &now.kafka_errors {
             count_on(&self.kafka_errors, error, *count);
         }

@@ -62,6 +62,16 @@ impl Runtime {
         Runtime::start(engine(), cache, bounds)
     }
 
+    /// The same without a pool of room for instances, where none can be reserved:
+    /// under valgrind.
+    pub fn unpooled(cache: &Path, bounds: Bounds) -> Result<Runtime, LoadError> {
+        std::fs::create_dir_all(cache).map_err(|cause| LoadError::Cache {
+            path: cache.to_owned(),
+            cause,
+        })?;
+        Runtime::start(compiling_engine(), cache, bounds)
+    }
+
     /// A runtime for a component that is asked something and let go: it keeps no
     /// cache, and compiles fast rather than well.
     pub fn brief() -> Result<Runtime, LoadError> {

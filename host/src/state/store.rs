@@ -31,6 +31,10 @@ pub struct StoreError {
     cause: fjall::Error,
 }
 
+/// What the rows of one state may take in memory before they are written to a
+/// file. (They are durable before that, in the journal.)
+const UNWRITTEN: u64 = 16 << 20;
+
 /// All state on this host, of one Kafka cluster.
 pub struct Store {
     database: Database,
@@ -52,7 +56,7 @@ impl Store {
             .open()
             .map_err(fail)?;
         let marks = database
-            .keyspace("marks", KeyspaceCreateOptions::default)
+            .keyspace("marks", options)
             .map_err(fail)?;
         Ok(Store {
             database,
@@ -67,6 +71,11 @@ impl Store {
             path: self.path.clone(),
             cause,
         }
+    }
+
+    /// Bytes of all rows that are in memory, and in no file yet.
+    pub fn unwritten(&self) -> u64 {
+        self.database.write_buffer_size()
     }
 
     /// The generations of a service's state that are here, oldest first.
@@ -92,7 +101,7 @@ impl Store {
         let fail = |cause| self.fail(cause);
         let keyspace = self
             .database
-            .keyspace(&space, KeyspaceCreateOptions::default)
+            .keyspace(&space, options)
             .map_err(fail)?;
         let mut tables = Tables {
             generation,
@@ -122,6 +131,10 @@ impl Store {
             .delete_keyspace(tables.keyspace.clone())
             .map_err(|cause| self.fail(cause))
     }
+}
+
+fn options() -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default().max_memtable_size(UNWRITTEN)
 }
 
 /// Which shards have rows, found by skipping from one to the next.
