@@ -153,7 +153,9 @@ fn counted(folder: &Path, component: &Path, path: &str, calls: u64) -> u64 {
     command(folder, callgrind, component, path, calls);
     let of_thread = |entry: std::io::Result<std::fs::DirEntry>| {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
-        let totals = text.lines().find_map(|line| line.strip_prefix("totals: "))?;
+        let totals = text
+            .lines()
+            .find_map(|line| line.strip_prefix("totals: "))?;
         totals.trim().parse::<u64>().ok()
     };
     let threads = std::fs::read_dir(&out).unwrap().filter_map(of_thread);

@@ -86,16 +86,22 @@ async fn try_answer(
     let has_body = !body.is_end_stream();
     span.routed(parts, authority, &revision);
     let started = Instant::now();
-    let body = read(parts, body, revision.manifest.limits.request, patience);
+    let body = match has_body {
+        true => {
+            let limit = revision.manifest.limits.request;
+            Some(Box::pin(read(parts, body, limit, patience)))
+        }
+        false => None,
+    };
     let answered = serve(host, &service, &revision, parts, authority, body, span).await;
     let mut response = answered.unwrap_or_else(|problem| {
         service.metrics.refused(problem.kind);
         refuse(&problem, parts, has_body, span)
     });
-    let metrics = &service.metrics;
-    metrics.responded(response.status(), started.elapsed());
+    let took = started.elapsed();
+    service.metrics.responded(response.status(), took);
     let invocations = &service.invocations;
-    invocations.answered(&revision, parts, &response, started.elapsed());
+    invocations.answered(&revision, parts, &response, took);
     if let Ok(revision) = HeaderValue::from_str(revision.short()) {
         response.headers_mut().insert(REVISION, revision);
     }
@@ -108,17 +114,22 @@ async fn serve(
     revision: &Arc<Revision>,
     parts: &Parts,
     authority: &str,
-    body: impl Future<Output = Result<Vec<u8>, Problem>>,
+    body: Option<impl Future<Output = Result<Vec<u8>, Problem>> + Unpin>,
     span: &Server,
 ) -> Result<Answer, Problem> {
-    let body = body.await;
+    let body = match body {
+        Some(body) => body.await,
+        None => Ok(Vec::new()),
+    };
     if let Err(problem) = &body
         && problem.status == StatusCode::PAYLOAD_TOO_LARGE
     {
         service.metrics.hit(Limit::Request);
     }
     let body = body?;
-    reach(service, revision, &parts.headers).await?;
+    if parts.headers.contains_key(POSITION) {
+        Box::pin(reach(service, revision, &parts.headers)).await?;
+    }
     let target = parts.uri.path_and_query();
     let number = next_number();
     let request = Request {
@@ -134,7 +145,11 @@ async fn serve(
         Ok((response, mut effects)) => {
             trace::publish(&mut effects, &parts.headers);
             let trace_id = || span.trace_id(&parts.headers);
-            let position = commit(host, service, revision, effects, trace_id).await?;
+            // What most requests do not need is not a part of every one.
+            let position = match effects.messages.is_empty() {
+                true => None,
+                false => Box::pin(commit(host, service, revision, effects, trace_id)).await?,
+            };
             let mut answer = respond(response, parts.method == Method::HEAD);
             if let Some(position) = position {
                 answer.headers_mut().insert(POSITION, position);
@@ -152,9 +167,6 @@ async fn serve(
 /// Waits until the state that is read has seen what the request says it must
 /// have. Topics that the service does not consume do not concern it.
 async fn reach(service: &Service, revision: &Revision, headers: &HeaderMap) -> Result<(), Problem> {
-    if !headers.contains_key(POSITION) {
-        return Ok(());
-    }
     let wanted = position::read(headers).map_err(Problem::malformed)?;
     if !revision.manifest.grants.state {
         return Ok(());
@@ -188,9 +200,6 @@ async fn read(
     limit: u64,
     patience: Duration,
 ) -> Result<Vec<u8>, Problem> {
-    if body.is_end_stream() {
-        return Ok(Vec::new());
-    }
     let too_large = || Problem::request_too_large(limit);
     if body.size_hint().lower() > limit {
         return Err(too_large());
@@ -242,9 +251,6 @@ async fn commit(
         mut trail,
         ..
     } = effects;
-    if messages.is_empty() {
-        return Ok(None);
-    }
     let topics: Vec<Arc<str>> = messages
         .iter()
         .map(|message| message.topic.clone())

@@ -2,7 +2,7 @@
 //! time.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -70,7 +70,7 @@ impl Instance {
         let held = Held::default();
         interrupt(&mut store, component, held.clone());
         let limit = component.manifest.limits.time;
-        let made = bounded(&held, limit, pre.instantiate_async(&mut store)).await;
+        let made = bounded(&held, limit, pin!(pre.instantiate_async(&mut store))).await;
         let instance = match made {
             Ok(Ok(instance)) => instance,
             Err(_) => return Err(Failure::Timeout { limit }),
@@ -143,8 +143,10 @@ impl Instance {
             headers: request.headers,
             body: request.body,
         };
-        let call = handler.call_async(&mut self.store, (request,));
-        let called = bounded(&self.held, time, call).await;
+        let called = {
+            let call = pin!(handler.call_async(&mut self.store, (request,)));
+            bounded(&self.held, time, call).await
+        };
         match self.finished(called, time) {
             Ok((response,)) => {
                 let effects = self.end();
@@ -189,8 +191,10 @@ impl Instance {
                 .collect(),
             attempt,
         };
-        let call = handler.call_async(&mut self.store, (event,));
-        let called = bounded(&self.held, time, call).await;
+        let called = {
+            let call = pin!(handler.call_async(&mut self.store, (event,)));
+            bounded(&self.held, time, call).await
+        };
         match self.finished(called, time) {
             Ok((result,)) => {
                 let effects = self.end();
@@ -211,8 +215,10 @@ impl Instance {
         let Some(describe) = &self.describe else {
             return Err(no_handler("describe"));
         };
-        let call = describe.call_async(&mut self.store, ());
-        let called = bounded(&self.held, time, call).await;
+        let called = {
+            let call = pin!(describe.call_async(&mut self.store, ()));
+            bounded(&self.held, time, call).await
+        };
         let (document,) = self.finished(called, time)?;
         self.end();
         Ok(document)
@@ -278,9 +284,8 @@ struct Late;
 async fn bounded<T>(
     held: &Held,
     time: Duration,
-    call: impl Future<Output = wasmtime::Result<T>>,
+    mut call: Pin<&mut impl Future<Output = wasmtime::Result<T>>>,
 ) -> Result<wasmtime::Result<T>, Late> {
-    let mut call = pin!(call);
     let mut late = pin!(tokio::time::sleep(time));
     poll_fn(|context| {
         // One that runs for long does not get another slice after its time.

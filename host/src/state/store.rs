@@ -55,9 +55,7 @@ impl Store {
             .cache_size(64 << 20)
             .open()
             .map_err(fail)?;
-        let marks = database
-            .keyspace("marks", options)
-            .map_err(fail)?;
+        let marks = database.keyspace("marks", options).map_err(fail)?;
         Ok(Store {
             database,
             marks,
@@ -99,10 +97,7 @@ impl Store {
         }
         let space = format!("state.{service}.{generation}");
         let fail = |cause| self.fail(cause);
-        let keyspace = self
-            .database
-            .keyspace(&space, options)
-            .map_err(fail)?;
+        let keyspace = self.database.keyspace(&space, options).map_err(fail)?;
         let mut tables = Tables {
             generation,
             shards: ArcSwap::from_pointee(find_shards(&keyspace).map_err(fail)?),
