@@ -248,6 +248,10 @@ bench-events: build ## events against bare rdkafka and Kafka Streams, on a real 
 	done
 	@$(TARGET)/release/tidemill-bench events $(PARTS)
 
+.PHONY: bench-report
+bench-report: build ## docs/performance.md and its plots, from what was measured last
+	@$(TARGET)/release/tidemill-bench report
+
 # --------------------------------------------------------------- the rest
 
 .PHONY: clean

@@ -12,11 +12,15 @@
 )]
 
 mod bare;
+mod circumstances;
 mod events;
+mod goals;
 mod http;
 mod load;
 mod meter;
 mod native;
+mod page;
+mod plot;
 mod report;
 
 use std::env;
@@ -27,11 +31,12 @@ fn main() {
     match words[..] {
         ["http"] => http::measure(),
         ["events", ref parts @ ..] => events::measure(parts),
+        ["report"] => page::write(),
         // What the measurements start as processes of their own.
         ["native-http", address] => native::http(address),
         ["bare", form, delivery, brokers, group] => bare::run(form, delivery, brokers, group),
         _ => {
-            eprintln!("usage: tidemill-bench http | events [PART...] (use `make bench`)");
+            eprintln!("usage: tidemill-bench http | events [PART...] | report (use `make bench`)");
             std::process::exit(2);
         }
     }
