@@ -254,12 +254,13 @@ peers: $(PEERS)/bin/wasmtime $(PEERS)/fastapi/.installed
 	@$(CARGO) build $(LOCKED) --profile guest --target $(WASM) --target-dir $(TARGET)/guests \
 		-p bench-serve-p2 -p bench-serve-p3
 
-# Ten minutes of compiling, once. With what serving needs, and no more.
+# Minutes of compiling, once. With what serving needs, and no more; `serve` does
+# not compile without `run`.
 $(PEERS)/bin/wasmtime: $(PEERS)/.wasmtime-$(WASMTIME)
 $(PEERS)/.wasmtime-$(WASMTIME):
 	@$(CARGO) install --locked wasmtime-cli --version =$(WASMTIME) \
 		--root $(PEERS) --target-dir $(PEERS)/build --no-default-features \
-		--features serve,compile,component-model-async,cranelift,pooling-allocator,parallel-compilation
+		--features run,serve,compile,component-model-async,cranelift,pooling-allocator,parallel-compilation
 	@rm -rf $(PEERS)/build
 	@touch $@
 

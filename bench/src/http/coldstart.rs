@@ -32,8 +32,10 @@ fn deploys() -> Table {
     let address = free();
     let host = Host::builder()
         .arguments(&["--http", &address.to_string()])
-        .deploy([plain(), router()])
         .ready();
+    for component in [plain(), router()] {
+        deploy(&host, address, &component);
+    }
     eprintln!("{}", table.title);
     for number in 0..times() {
         for (name, component) in [
