@@ -23,7 +23,15 @@ pub(crate) struct Exchange {
 pub(crate) struct Load {
     runtime: Runtime,
     streams: Vec<TcpStream>,
+    /// How many requests were answered so far.
+    pub(crate) requests: usize,
 }
+
+/// How many connections are made before they are used.
+const BATCH: usize = 200;
+/// How long a connection may rest meanwhile. Servers close those that rest for
+/// half a minute, and a machine with much to do may need longer to connect all.
+const REST: Duration = Duration::from_secs(8);
 
 /// What came of a load.
 pub(crate) struct Outcome {
@@ -94,22 +102,39 @@ impl Exchange {
 }
 
 impl Load {
-    /// Connects so many times.
-    pub(crate) fn connect(address: SocketAddr, connections: usize) -> Self {
+    /// Connects so many times, and has each connection answer once.
+    pub(crate) fn connect(address: SocketAddr, connections: usize, first: &Exchange) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
-        let streams = runtime.block_on(async {
-            let mut streams = Vec::with_capacity(connections);
-            for _ in 0..connections {
-                let stream = TcpStream::connect(address).await.unwrap();
-                stream.set_nodelay(true).unwrap();
-                streams.push(stream);
+        let mut load = Self {
+            runtime,
+            streams: Vec::with_capacity(connections),
+            requests: 0,
+        };
+        let mut used = Instant::now();
+        // Not more at once than wait to be accepted by any of the servers: one
+        // that is turned away tries again after a second.
+        for batch in (0..connections).step_by(BATCH) {
+            let streams = load.runtime.block_on(async {
+                let mut streams = Vec::new();
+                for _ in batch..connections.min(batch + BATCH) {
+                    let stream = TcpStream::connect(address).await.unwrap();
+                    stream.set_nodelay(true).unwrap();
+                    streams.push(stream);
+                }
+                streams
+            });
+            let connected = std::mem::replace(&mut load.streams, streams);
+            load.run(std::slice::from_ref(first), Duration::ZERO);
+            load.streams.extend(connected);
+            if used.elapsed() > REST {
+                load.run(std::slice::from_ref(first), Duration::ZERO);
+                used = Instant::now();
             }
-            streams
-        });
-        Self { runtime, streams }
+        }
+        load
     }
 
     /// Sends requests over all connections for a time, on each one exchange after
@@ -134,6 +159,7 @@ impl Load {
             }
         });
         let took = began.elapsed();
+        self.requests += latencies.len();
         latencies.sort_unstable();
         let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
         Outcome {

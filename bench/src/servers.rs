@@ -156,8 +156,9 @@ impl Server {
         self
     }
 
-    pub(crate) fn connect(&self, connections: usize) -> Load {
-        Load::connect(self.address, connections)
+    /// Connections to it, each of which has answered.
+    pub(crate) fn connect(&self, connections: usize, first: &Exchange) -> Load {
+        Load::connect(self.address, connections, first)
     }
 
     fn process(&mut self) -> &mut Process {

@@ -56,7 +56,7 @@ pub(super) fn measure() -> Vec<Table> {
 
 fn beside_spinning(host: &mut Server, connections: usize) -> Vec<Option<f64>> {
     let spin = Exchange::get("/spin", b"").any();
-    let mut load = host.connect(SPINNING);
+    let mut load = host.connect(SPINNING, &hello());
     thread::scope(|scope| {
         scope.spawn(|| load.run(&[spin], FILL + WARM + time()));
         thread::sleep(FILL);

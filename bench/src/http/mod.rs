@@ -82,7 +82,7 @@ impl Servers {
 
 /// A turn of a system: its load is warmed up, and counts.
 fn turn(server: &mut Server, exchanges: &[Exchange], connections: usize) -> Vec<Option<f64>> {
-    let mut load = server.connect(connections);
+    let mut load = server.connect(connections, &exchanges[0]);
     load.run(exchanges, WARM);
     let before = server.cpu();
     let outcome = load.run(exchanges, time());

@@ -74,13 +74,13 @@ fn turn(
     topic: &Topic,
 ) -> Vec<Option<f64>> {
     let events = topic.events();
-    let mut load = server.connect(connections);
-    let warm = load.run(users, WARM);
+    let mut load = server.connect(connections, &users[0]);
+    load.run(users, WARM);
     let before = server.cpu();
     let outcome = load.run(users, time());
     let cpu = server.cpu().saturating_sub(before);
     let published = topic.events() - events;
-    let answered = i64::try_from(warm.requests + outcome.requests).unwrap();
+    let answered = i64::try_from(load.requests).unwrap();
     assert_eq!(published, answered, "{}: events, requests", server.name);
     figures(&outcome, cpu)
 }
