@@ -1,5 +1,5 @@
 //! What Tidemill is to reach, and whether it did. The goals are data: a table, a
-//! column and two rows of it.
+//! column and two systems of it.
 
 use crate::report::{Report, Row, Spread, Table, ratios};
 
@@ -12,8 +12,8 @@ pub(crate) struct Goal {
     /// The id of the table that has it.
     pub(crate) table: &'static str,
     pub(crate) column: &'static str,
-    /// The row that has to reach it.
-    pub(crate) system: Row<'static>,
+    /// The system that has to reach it.
+    pub(crate) system: &'static str,
     pub(crate) against: Against,
 }
 
@@ -28,8 +28,8 @@ pub(crate) enum Bound {
 /// What a goal's figure is divided by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Against {
-    /// Another row, or the same system elsewhere on the axis.
-    Row(Row<'static>),
+    /// Another system, in the same round.
+    System(&'static str),
     /// The best in each round of all systems whose names begin so.
     BestOf(&'static str),
     /// Nothing: the figure itself is held against the bound, in this unit.
@@ -43,15 +43,6 @@ pub(crate) enum Verdict {
     Measured { figure: Spread, reached: bool },
 }
 
-const fn row(system: &'static str) -> Row<'static> {
-    Row { system, at: None }
-}
-
-const fn at(system: &'static str, at: f64) -> Row<'static> {
-    let at = Some(at);
-    Row { system, at }
-}
-
 /// All of them.
 pub(crate) const GOALS: &[Goal] = &[
     Goal {
@@ -59,15 +50,15 @@ pub(crate) const GOALS: &[Goal] = &[
         bound: Bound::AtLeast(0.65),
         table: "get-text",
         column: "requests/s",
-        system: row("Tidemill"),
-        against: Against::Row(row("native hyper")),
+        system: "Tidemill",
+        against: Against::System("native hyper"),
     },
     Goal {
         text: "the same against `wasmtime serve`, the better of its components",
         bound: Bound::AtLeast(1.8),
         table: "get-text",
         column: "requests/s",
-        system: row("Tidemill"),
+        system: "Tidemill",
         against: Against::BestOf("wasmtime serve"),
     },
     Goal {
@@ -75,7 +66,7 @@ pub(crate) const GOALS: &[Goal] = &[
         bound: Bound::AtMost(0.5),
         table: "get-text",
         column: "CPU us",
-        system: row("Tidemill"),
+        system: "Tidemill",
         against: Against::BestOf("wasmtime serve"),
     },
     Goal {
@@ -83,15 +74,15 @@ pub(crate) const GOALS: &[Goal] = &[
         bound: Bound::AtLeast(0.5),
         table: "post-json",
         column: "requests/s",
-        system: row("Tidemill, axum router"),
-        against: Against::Row(row("native hyper")),
+        system: "Tidemill, axum router",
+        against: Against::System("native hyper"),
     },
     Goal {
         text: "POST that publishes (acks=all), against native hyper + rdkafka, 32 connections",
         bound: Bound::AtLeast(0.9),
         table: "publish-32",
         column: "requests/s",
-        system: row("Tidemill"),
+        system: "Tidemill",
         against: Against::BestOf("hyper + rdkafka"),
     },
     Goal {
@@ -99,7 +90,7 @@ pub(crate) const GOALS: &[Goal] = &[
         bound: Bound::AtLeast(0.9),
         table: "publish-128",
         column: "requests/s",
-        system: row("Tidemill"),
+        system: "Tidemill",
         against: Against::BestOf("hyper + rdkafka"),
     },
     Goal {
@@ -107,71 +98,71 @@ pub(crate) const GOALS: &[Goal] = &[
         bound: Bound::AtLeast(8.0),
         table: "publish-32",
         column: "requests/s",
-        system: row("Tidemill"),
-        against: Against::Row(row("FastAPI + aiokafka")),
+        system: "Tidemill",
+        against: Against::System("FastAPI + aiokafka"),
     },
     Goal {
         text: "the same at 128 connections",
         bound: Bound::AtLeast(8.0),
         table: "publish-128",
         column: "requests/s",
-        system: row("Tidemill"),
-        against: Against::Row(row("FastAPI + aiokafka")),
+        system: "Tidemill",
+        against: Against::System("FastAPI + aiokafka"),
     },
     Goal {
         text: "an event passed on, exactly once, against the bare rdkafka loop at Tidemill's transaction sizes",
         bound: Bound::AtLeast(0.7),
         table: "passed-on-exactly-once",
         column: "events/s",
-        system: row("Tidemill, exactly once"),
-        against: Against::Row(row("bare, in transactions as Tidemill's")),
+        system: "Tidemill, exactly once",
+        against: Against::System("bare, in transactions as Tidemill's"),
     },
     Goal {
         text: "the same against Kafka Streams `exactly_once_v2`, tuned and warm",
         bound: Bound::AtLeast(1.1),
         table: "passed-on-exactly-once",
-        column: "warm half/s",
-        system: row("Tidemill, exactly once"),
+        column: "warm/s",
+        system: "Tidemill, exactly once",
         against: Against::BestOf("Kafka Streams"),
     },
     Goal {
         text: "count per key, every count published, exactly once, against Kafka Streams without its cache, its better store, warm",
         bound: Bound::AtLeast(1.5),
         table: "counted-per-key-exactly-once",
-        column: "warm half/s",
-        system: row("Tidemill, exactly once"),
-        against: Against::BestOf("Kafka Streams, no cache"),
+        column: "warm/s",
+        system: "Tidemill, exactly once",
+        against: Against::BestOf("Kafka Streams"),
     },
     Goal {
         text: "the same, final counts only, against Kafka Streams with its cache",
         bound: Bound::AtLeast(1.0),
-        table: "counted-per-key-exactly-once",
-        column: "warm half/s",
-        system: row("Tidemill, final counts only"),
-        against: Against::BestOf("Kafka Streams, cache"),
+        table: "final-counts-exactly-once",
+        column: "warm/s",
+        system: "Tidemill, exactly once",
+        against: Against::BestOf("Kafka Streams"),
     },
     Goal {
         text: "exactly once against at least once",
         bound: Bound::AtLeast(0.8),
         table: "passed-on-tidemill-s-two",
         column: "events/s",
-        system: row("Tidemill, exactly once"),
-        against: Against::Row(row("Tidemill, at least once")),
+        system: "Tidemill, exactly once",
+        against: Against::System("Tidemill, at least once"),
     },
     Goal {
         text: "latency of an event at 100/s, exactly once: p50 against the bare rdkafka loop",
         bound: Bound::AtMost(1.5),
         table: "latency-at-100-events-s",
         column: "p50 ms",
-        system: row("Tidemill, exactly once"),
-        against: Against::Row(row("bare, exactly once")),
+        system: "Tidemill, exactly once",
+        against: Against::System("bare, exactly once"),
     },
     Goal {
         text: "the same: p99 against Kafka Streams with its best commit interval",
         bound: Bound::Below(1.0),
         table: "latency-at-100-events-s",
         column: "p99 ms",
-        system: row("Tidemill, exactly once"),
+        system: "Tidemill, exactly once",
         against: Against::BestOf("Kafka Streams"),
     },
     Goal {
@@ -179,23 +170,23 @@ pub(crate) const GOALS: &[Goal] = &[
         bound: Bound::AtLeast(0.3),
         table: "fresh-get-text",
         column: "requests/s",
-        system: row("Tidemill, fresh"),
-        against: Against::Row(row("Tidemill, warm")),
+        system: "Tidemill, fresh",
+        against: Against::System("Tidemill, warm"),
     },
     Goal {
-        text: "idle service: memory beyond its compiled code",
+        text: "idle service of 1,000: memory beyond its compiled code",
         bound: Bound::Below(50.0),
-        table: "idle-services",
+        table: "start-with-services-for-requests-alone",
         column: "KB a service",
-        system: row("Tidemill"),
+        system: "1000 of them",
         against: Against::Nothing("KB"),
     },
     Goal {
         text: "start of a host with 100 services in its cache, to ready",
         bound: Bound::Below(300.0),
-        table: "start-of-a-host",
+        table: "start-with-services-for-requests-alone",
         column: "ready ms",
-        system: at("Tidemill", 100.0),
+        system: "100 of them",
         against: Against::Nothing("ms"),
     },
     Goal {
@@ -203,32 +194,32 @@ pub(crate) const GOALS: &[Goal] = &[
         bound: Bound::Below(3.0),
         table: "fairness",
         column: "p99 ms",
-        system: row("A, while B spins"),
-        against: Against::Row(row("A, alone")),
+        system: "A, while B spins",
+        against: Against::System("A, alone"),
     },
     Goal {
-        text: "cost of an event with 100 services, against 1",
+        text: "cost of an event beside 100 other services, against alone",
         bound: Bound::Below(1.3),
-        table: "services",
+        table: "an-event-beside-other-services",
         column: "CPU us",
-        system: at("Tidemill", 100.0),
-        against: Against::Row(at("Tidemill", 1.0)),
+        system: "beside 100",
+        against: Against::System("alone"),
     },
     Goal {
         text: "cost of an event with 64 partitions, against 1",
         bound: Bound::Below(1.3),
-        table: "partitions",
+        table: "passed-on-by-partitions",
         column: "CPU us",
-        system: at("Tidemill", 64.0),
-        against: Against::Row(at("Tidemill", 1.0)),
+        system: "Tidemill, 64 partitions",
+        against: Against::System("Tidemill, 1 partitions"),
     },
     Goal {
         text: "cost of an event with 100,000 rows of state, against 1,000",
         bound: Bound::Below(1.3),
-        table: "rows",
+        table: "counted-per-key-by-rows-of-the-state",
         column: "CPU us",
-        system: at("Tidemill", 100_000.0),
-        against: Against::Row(at("Tidemill", 1_000.0)),
+        system: "Tidemill, 100000 rows",
+        against: Against::System("Tidemill, 1000 rows"),
     },
 ];
 
@@ -276,7 +267,7 @@ impl Goal {
         let own = self.values(table, self.system, column)?;
         let figures = match self.against {
             Against::Nothing(_) => own.into_iter().flatten().collect(),
-            Against::Row(row) => ratios(&own, &self.values(table, row, column)?),
+            Against::System(other) => ratios(&own, &self.values(table, other, column)?),
             Against::BestOf(begin) => ratios(&own, &self.best(table, begin, column)?),
         };
         Ok(match Spread::of(figures) {
@@ -291,12 +282,12 @@ impl Goal {
     fn values(
         &self,
         table: &Table,
-        row: Row<'_>,
+        system: &str,
         column: usize,
     ) -> Result<Vec<Option<f64>>, String> {
-        let values = table.values(row, column);
+        let values = table.values(Row { system, at: None }, column);
         if values.is_empty() {
-            return Err(format!("{}: no row {:?}", self.table, table.label(row)));
+            return Err(format!("{}: no system {system:?}", self.table));
         }
         Ok(values)
     }
@@ -304,12 +295,11 @@ impl Goal {
     /// The best value of each round among systems whose names begin so.
     fn best(&self, table: &Table, begin: &str, column: usize) -> Result<Vec<Option<f64>>, String> {
         let mut best: Vec<Option<f64>> = Vec::new();
-        let at = self.system.at;
         for system in table.systems() {
             if !system.starts_with(begin) {
                 continue;
             }
-            let values = table.values(Row { system, at }, column);
+            let values = self.values(table, system, column)?;
             best.resize(best.len().max(values.len()), None);
             for (best, value) in best.iter_mut().zip(values) {
                 *best = match (*best, value) {
@@ -379,9 +369,9 @@ mod tests {
     }
 
     #[test]
-    fn a_goal_without_its_table_is_not_measured_and_one_without_its_row_is_an_error() {
+    fn a_goal_without_its_table_is_not_measured_and_one_without_its_system_is_an_error() {
         assert_eq!(GOALS[0].judge(&[]), Ok(Verdict::NotMeasured));
         let error = GOALS[0].judge(&report(&[("Tidemill", 1.0)])).unwrap_err();
-        assert_eq!(error, "get-text: no row \"native hyper\"");
+        assert_eq!(error, "get-text: no system \"native hyper\"");
     }
 }

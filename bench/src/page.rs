@@ -205,7 +205,7 @@ fn figure(shown: &str) -> String {
 mod tests {
     use super::*;
     use crate::goals::Bound;
-    use crate::report::{Column, Row, Spread};
+    use crate::report::{Column, Spread};
 
     #[test]
     fn only_what_is_between_markers_is_replaced() {
@@ -227,10 +227,7 @@ mod tests {
             bound: Bound::Below(300.0),
             table: "t",
             column: "c",
-            system: Row {
-                system: "s",
-                at: None,
-            },
+            system: "s",
             against: Against::Nothing("ms"),
         };
         let figure = Spread::of([100.0, 310.0, 320.0]).unwrap();

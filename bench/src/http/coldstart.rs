@@ -26,7 +26,7 @@ fn times() -> usize {
 
 /// From the upload of a component to a running host until its first answer.
 fn deploys() -> Table {
-    const CACHED: &str = "plain guest, compiled before";
+    const CACHED: &str = "Tidemill, plain guest, compiled before";
     let title = format!("Deploy to first answer, {} times", times());
     let mut table = Table::new(title, CACHED, &COLUMNS).called("deploy");
     let address = free();
@@ -40,9 +40,9 @@ fn deploys() -> Table {
     for number in 0..times() {
         for (name, component) in [
             (CACHED, plain()),
-            ("plain guest, never compiled", unknown(&plain(), number)),
-            ("axum router, compiled before", router()),
-            ("axum router, never compiled", unknown(&router(), number)),
+            ("Tidemill, plain guest, never compiled", unknown(&plain(), number)),
+            ("Tidemill, axum router, compiled before", router()),
+            ("Tidemill, axum router, never compiled", unknown(&router(), number)),
         ] {
             table.add(name, vec![Some(deploy(&host, address, &component))]);
         }
