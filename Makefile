@@ -246,11 +246,11 @@ $(BENCHES:%=bench-%): bench-%: peers seeds
 	@for guest in answer plain; do \
 		$(TIDEMILL) build --profile guest bench/guests/$$guest || exit 1; \
 	done
-	@kafka/kafka fetch
+	@$(if $(filter publish,$*),kafka/kafka fetch)
 	@$(TARGET)/release/tidemill-bench $*
 
 .PHONY: peers
-peers: $(PEERS)/bin/wasmtime $(PEERS)/fastapi/.installed
+peers: $(TARGET)/.toolchain $(PEERS)/bin/wasmtime $(PEERS)/fastapi/.installed
 	@$(CARGO) build $(LOCKED) --profile guest --target $(WASM) --target-dir $(TARGET)/guests \
 		-p bench-serve-p2 -p bench-serve-p3
 

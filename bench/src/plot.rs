@@ -29,7 +29,8 @@ const OTHERS: [RGBColor; 6] = [
 const BAR: RGBColor = RGBColor(0x8a, 0x9b, 0xb0);
 
 const WIDTH: u32 = 900;
-const LABELS: i32 = 270;
+/// Of a letter, about.
+const LETTER: usize = 7;
 const ROW: i32 = 26;
 /// Above the rows of a panel, for its name.
 const HEAD: i32 = 34;
@@ -68,16 +69,21 @@ fn shown(columns: &[Column]) -> Vec<usize> {
 
 fn bars(table: &Table, columns: &[usize], area: &Area<'_>) -> Drawn {
     let rows = table.rows();
+    let longest = rows
+        .iter()
+        .map(|row| table.label(*row).chars().count())
+        .max();
+    let labels = i32::try_from(longest.unwrap_or_default() * LETTER + 20)?;
     let middle = |row: usize| HEAD + ROW * i32::try_from(row).unwrap() + ROW / 2;
     for (number, row) in rows.iter().enumerate() {
         let own = is_own(row.system);
         let color = if own { OWN[0] } else { INK };
-        let at = (LABELS - 10, middle(number));
+        let at = (labels - 10, middle(number));
         area.draw(&label(table.label(*row), at, HPos::Right, color))?;
     }
-    let panel = (i32::try_from(WIDTH)? - LABELS) / i32::try_from(columns.len())?;
+    let panel = (i32::try_from(WIDTH)? - labels) / i32::try_from(columns.len())?;
     for (place, column) in columns.iter().enumerate() {
-        let left = LABELS + panel * i32::try_from(place)?;
+        let left = labels + panel * i32::try_from(place)?;
         let name = table.columns[*column].name.to_string();
         area.draw(&label(name, (left, HEAD / 2), HPos::Left, INK))?;
         let spreads = rows.iter().map(|row| table.spread(*row, *column));

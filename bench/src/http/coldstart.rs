@@ -40,9 +40,15 @@ fn deploys() -> Table {
     for number in 0..times() {
         for (name, component) in [
             (CACHED, plain()),
-            ("Tidemill, plain guest, never compiled", unknown(&plain(), number)),
+            (
+                "Tidemill, plain guest, never compiled",
+                unknown(&plain(), number),
+            ),
             ("Tidemill, axum router, compiled before", router()),
-            ("Tidemill, axum router, never compiled", unknown(&router(), number)),
+            (
+                "Tidemill, axum router, never compiled",
+                unknown(&router(), number),
+            ),
         ] {
             table.add(name, vec![Some(deploy(&host, address, &component))]);
         }
