@@ -48,10 +48,16 @@ impl Proposal {
         target().join("guests/wasm32-wasip2/guest").join(name)
     }
 
+    /// What it needs, and what makes it fast. Rust's library asks for `-Scli`.
     fn flags(self) -> &'static [&'static str] {
         match self {
-            Self::P2 => &["-Opooling-allocator"],
-            Self::P3 => &["-Sp3", "-Wcomponent-model-async", "-Opooling-allocator"],
+            Self::P2 => &["-Scli", "-Opooling-allocator"],
+            Self::P3 => &[
+                "-Scli",
+                "-Sp3",
+                "-Wcomponent-model-async",
+                "-Opooling-allocator",
+            ],
         }
     }
 }

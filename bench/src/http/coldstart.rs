@@ -132,7 +132,12 @@ fn starts() -> Table {
             "wasmtime serve, wasi:http 0.2, compiled before",
             Box::new(|name| {
                 let mut command = wasmtime();
-                command.args(["serve", "-Opooling-allocator", "--allow-precompiled"]);
+                command.args([
+                    "serve",
+                    "-Scli",
+                    "-Opooling-allocator",
+                    "--allow-precompiled",
+                ]);
                 first(|| Server::wasmtime_as(name, command, &compiled))
             }),
         ),
