@@ -207,7 +207,7 @@ fmt-check: $(TARGET)/.toolchain
 .PHONY: lint
 lint: $(TARGET)/.toolchain ## clippy over everything, warnings are errors
 	@$(CARGO) clippy --release $(LOCKED) --workspace --all-targets -- -D warnings
-	@$(CARGO) clippy $(LOCKED) --profile guest --target $(WASM) $(SEEDS:%=-p %) $(GUESTS:%=-p tidemill-guest-%) -p bench-answer -p bench-count -p bench-forward -- -D warnings
+	@$(CARGO) clippy $(LOCKED) --profile guest --target $(WASM) $(SEEDS:%=-p %) $(GUESTS:%=-p tidemill-guest-%) -p bench-answer -p bench-count -p bench-forward -p bench-plain -p bench-serve-p2 -p bench-serve-p3 -- -D warnings
 
 .PHONY: doc
 doc: $(TARGET)/.toolchain ## build the API documentation, warnings are errors
@@ -249,13 +249,44 @@ $(VENV)/.requests:
 
 # -------------------------------------------------------------- measuring
 
-.PHONY: bench
-bench: bench-http bench-events ## measure both hot paths against what others do
+# What is measured beside Tidemill, at pinned versions: bench/README.md.
+PEERS := $(TARGET)/peers
+# The newest of the wasmtime that the host has.
+WASMTIME := 48.0.8
+BENCHES := requests publish fresh bodies connections fairness coldstart
 
-.PHONY: bench-http
-bench-http: build ## a request through a warm handler against native hyper
-	@$(TIDEMILL) build --profile guest bench/guests/answer
-	@$(TARGET)/release/tidemill-bench http
+.PHONY: bench
+bench: $(BENCHES:%=bench-%) bench-events bench-report ## measure both hot paths against what others do
+
+# Each scenario of requests: bench/src/http.
+.PHONY: $(BENCHES:%=bench-%)
+$(BENCHES:%=bench-%): bench-%: peers seeds
+	@for guest in answer plain; do \
+		$(TIDEMILL) build --profile guest bench/guests/$$guest || exit 1; \
+	done
+	@$(if $(filter publish,$*),kafka/kafka fetch)
+	@$(TARGET)/release/tidemill-bench $*
+
+.PHONY: peers
+peers: $(TARGET)/.toolchain $(PEERS)/bin/wasmtime $(PEERS)/fastapi/.installed
+	@$(CARGO) build $(LOCKED) --profile guest --target $(WASM) --target-dir $(TARGET)/guests \
+		-p bench-serve-p2 -p bench-serve-p3
+
+# Minutes of compiling, once. With what serving needs, and no more; `serve` does
+# not compile without `run`.
+$(PEERS)/bin/wasmtime: $(PEERS)/.wasmtime-$(WASMTIME)
+$(PEERS)/.wasmtime-$(WASMTIME):
+	@$(CARGO) install --locked wasmtime-cli --version =$(WASMTIME) \
+		--root $(PEERS) --target-dir $(PEERS)/build --no-default-features \
+		--features run,serve,compile,component-model-async,cranelift,pooling-allocator,parallel-compilation
+	@rm -rf $(PEERS)/build
+	@touch $@
+
+$(PEERS)/fastapi/.installed: bench/fastapi/requirements.txt
+	@$(call need,python3,FastAPI is measured beside (Debian: apt install python3 python3-venv))
+	@python3 -m venv $(PEERS)/fastapi
+	@$(PEERS)/fastapi/bin/pip install -q --disable-pip-version-check -r $<
+	@touch $@
 
 .PHONY: bench-events
 bench-events: build ## events against bare rdkafka and Kafka Streams, on a real Kafka
@@ -265,6 +296,10 @@ bench-events: build ## events against bare rdkafka and Kafka Streams, on a real 
 		$(TIDEMILL) build --profile guest bench/guests/$$guest || exit 1; \
 	done
 	@$(TARGET)/release/tidemill-bench events $(PARTS)
+
+.PHONY: bench-report
+bench-report: build ## docs/performance.md and its plots, from what was measured last
+	@$(TARGET)/release/tidemill-bench report
 
 # --------------------------------------------------------------- the rest
 

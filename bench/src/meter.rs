@@ -11,6 +11,32 @@ pub(crate) fn cpu(process: u32) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
+/// CPU time that a process and all that it has started have spent.
+pub(crate) fn cpu_of_all(process: u32) -> Duration {
+    family(process).into_iter().map(cpu).sum()
+}
+
+/// Memory of a process and all that it has started that is resident now, in MB.
+/// What they share counts for each of them.
+pub(crate) fn memory_of_all(process: u32) -> f64 {
+    family(process).into_iter().map(memory).sum()
+}
+
+/// A process, its children, and theirs.
+fn family(process: u32) -> Vec<u32> {
+    let parents: Vec<(u32, u32)> = processes()
+        .filter_map(|process| Some((process, stat(process)?.get(1)?.parse().ok()?)))
+        .collect();
+    let mut family = vec![process];
+    let mut next = 0;
+    while let Some(parent) = family.get(next).copied() {
+        let children = parents.iter().filter(|(_, of)| *of == parent);
+        family.extend(children.map(|(child, _)| *child));
+        next += 1;
+    }
+    family
+}
+
 /// Memory of a process that is resident now, in MB.
 pub(crate) fn memory(process: u32) -> f64 {
     let text = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
@@ -29,11 +55,13 @@ pub(crate) fn broker() -> u32 {
                 .split(|byte| *byte == 0)
                 .any(|word| word == b"kafka.Kafka")
     };
-    fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .find(runs_kafka)
-        .expect("a broker was started")
+    processes().find(runs_kafka).expect("a broker was started")
+}
+
+/// All that run.
+fn processes() -> impl Iterator<Item = u32> {
+    let all = fs::read_dir("/proc").unwrap();
+    all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
 /// The fields of a process's `stat` behind its name, which may have spaces.

@@ -1,0 +1,33 @@
+//! One to ten thousand kept connections, all of them in use.
+
+use super::{COLUMNS, Servers, hello, plain, rounds, time, turn};
+use crate::report::{Column, Table};
+use crate::servers::{Proposal, Server};
+
+const CONNECTIONS: [usize; 5] = [1, 10, 100, 1_000, 10_000];
+
+pub(super) fn measure() -> Vec<Table> {
+    let mut servers = Servers::that_answer(hello())
+        .and("native hyper", Server::hyper)
+        .and("Tidemill", |name| Server::tidemill(name, plain(), None))
+        .and("wasmtime serve, wasi:http 0.2", |name| {
+            Server::wasmtime(name, Proposal::P2, "128")
+        });
+    let [rate, cpu, p50, p99] = COLUMNS;
+    let columns = [rate, cpu, p50, p99, Column::plain("MB", 0)];
+    let mut table = Table::new("GET text over many connections", "native hyper", &columns)
+        .called("connections")
+        .over("connections");
+    eprintln!("connections: {} rounds of {:?} each", rounds(3), time());
+    for _ in 0..rounds(3) {
+        for connections in CONNECTIONS {
+            for server in &mut servers.all {
+                let mut values = turn(server, &[hello()], connections);
+                // What it has taken stays with it for a while.
+                values.push(Some(server.memory()));
+                table.add_at(&server.name, connections as f64, values);
+            }
+        }
+    }
+    vec![table]
+}
