@@ -11,7 +11,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tidemill_tests::Deadline;
 
 use super::broker::{Broker, config};
-use super::system::{Form, System};
+use super::system::{Cache, Form, System};
 use super::{IN, OUT, PARTITIONS, SIZE, Scale};
 use crate::bare::Delivery;
 use crate::meter::cpu;
@@ -28,14 +28,19 @@ const COLUMNS: [Column; 4] = [
 
 const FLOOR: &str = "no processor";
 const BASELINE: &str = "bare, exactly once";
-const SYSTEMS: [System; 5] = [
+const SYSTEMS: [System; 6] = [
     System::bare(BASELINE, Delivery::AtOnce),
     System::tidemill("Tidemill, exactly once", None),
     System::tidemill("Tidemill, at least once", Some("at-least-once")),
-    System::streams("Kafka Streams, commit.interval.ms 100", false, &[]),
+    System::streams("Kafka Streams, commit.interval.ms 100", Cache::Off, &[]),
+    System::streams(
+        "Kafka Streams, commit.interval.ms 10",
+        Cache::Off,
+        &["commit.interval.ms=10"],
+    ),
     System::streams(
         "Kafka Streams, commit.interval.ms 1",
-        false,
+        Cache::Off,
         &["commit.interval.ms=1"],
     ),
 ];
