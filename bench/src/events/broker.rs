@@ -32,7 +32,9 @@ impl Broker {
     /// Starts one.
     pub(super) fn start() -> Self {
         let kafka = Kafka::for_measuring();
-        let config = config(&kafka.address());
+        let mut config = config(&kafka.address());
+        // A topic ends where it ends, whatever is committed.
+        config.set("isolation.level", "read_uncommitted");
         Self {
             process: meter::broker(),
             partitions: PARTITIONS,
@@ -47,27 +49,28 @@ impl Broker {
         self.kafka.address()
     }
 
-    /// Makes the topics to write to anew, and deletes what systems have made;
-    /// what is to be read stays, if it is to be `kept`.
-    pub(super) fn fresh(&self, kept: bool) {
+    /// Makes all topics anew, and deletes what systems have made.
+    pub(super) fn fresh(&self) {
+        self.fresh_but(&[]);
+    }
+
+    /// The same, but for some topics that stay as they are.
+    pub(super) fn fresh_but(&self, kept: &[&str]) {
         let old = self.topics();
         let old = old.iter().map(|(name, _)| name.as_str());
-        let old: Vec<&str> = old.filter(|name| !(kept && *name == IN)).collect();
+        let old: Vec<&str> = old.filter(|name| !kept.contains(name)).collect();
         let options = AdminOptions::new();
         if !old.is_empty() {
             block_on(self.admin.delete_topics(&old, &options)).unwrap();
         }
         eventually("the topics are gone", || {
             let left = self.topics();
-            let gone = left.iter().all(|(name, _)| kept && name == IN);
+            let gone = left.iter().all(|(name, _)| kept.contains(&name.as_str()));
             if gone { Ok(()) } else { Err(left) }
         });
 
-        let names = if kept {
-            &[OUT, CHANGELOG][..]
-        } else {
-            &[IN, OUT, CHANGELOG]
-        };
+        let names = [IN, OUT, CHANGELOG].into_iter();
+        let names: Vec<&str> = names.filter(|name| !kept.contains(name)).collect();
         let new: Vec<NewTopic<'_>> = names
             .iter()
             .map(|name| {

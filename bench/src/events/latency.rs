@@ -67,7 +67,7 @@ pub(super) fn measure(scale: &Scale) -> Table {
 
 /// Sends events through a system, or straight to the reader.
 fn turn(system: Option<&System>, broker: &Broker, scale: &Scale) -> Vec<Option<f64>> {
-    broker.fresh(false);
+    broker.fresh();
     let mut running = system.map(|system| system.start(Form::Forward, broker));
     let process = running.as_mut().map(|running| running.id());
     let topic = if running.is_some() { OUT } else { IN };

@@ -41,7 +41,7 @@ pub(super) fn measure(scale: &Scale) -> Table {
 }
 
 fn turn(form: Form, events: usize, broker: &Broker, scale: &Scale) -> Vec<Option<f64>> {
-    broker.fresh(false);
+    broker.fresh();
     Backlog::in_turn(events, scale.keys, SIZE).write(broker);
     let events = i64::try_from(events).unwrap();
     let mut host = TIDEMILL.start(form, broker);

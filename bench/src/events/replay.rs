@@ -28,14 +28,14 @@ const COLUMNS: [Column; 4] = [
 /// Runs the measurement.
 pub(super) fn measure(scale: &Scale) -> Table {
     let broker = Broker::start();
-    broker.fresh(false);
+    broker.fresh();
     let backlog = Backlog::in_turn(scale.events, scale.keys, SIZE);
     backlog.write(&broker);
     let title = format!("{} events from far behind", scale.events);
     let mut table = Table::new(title, BASELINE, &COLUMNS);
     for _ in 0..scale.rounds {
         table.add(BASELINE, bare(&backlog, &broker));
-        broker.fresh(true);
+        broker.fresh_but(&[super::IN]);
         let mut host = TIDEMILL.start(Form::Tally, &broker);
         let progress = broker.progress(&host.group);
         let events = i64::try_from(backlog.events()).unwrap();

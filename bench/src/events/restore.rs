@@ -31,7 +31,7 @@ const COLUMNS: [Column; 3] = [
 pub(super) fn measure(scale: &Scale) -> Table {
     let rows = scale.events;
     let broker = Broker::start();
-    broker.fresh(false);
+    broker.fresh();
     Backlog::in_turn(rows, rows, SIZE).write(&broker);
     let mut table = Table::new(format!("{rows} rows restored"), BASELINE, &COLUMNS);
 

@@ -2,15 +2,15 @@
 //! state grows tenfold again and again, and that counts events of random keys in
 //! between.
 
+use super::Scale;
 use super::backlog::Backlog;
 use super::broker::Broker;
 use super::system::{Form, System};
-use super::work::{self, each, rate};
-use super::{IN, Scale};
+use super::work::Work;
 use crate::bare::Delivery;
 use crate::report::{Column, Table};
 
-const SYSTEM: System = System::tidemill("Tidemill", None);
+const TIDEMILL: System = System::tidemill("Tidemill", None);
 /// Rows of the smallest state.
 const FEWEST: usize = 1_000;
 /// Bytes of an event's value: what is measured is the state.
@@ -22,14 +22,6 @@ const COLUMNS: [Column; 3] = [
     Column::plain("broker us", 2),
 ];
 
-/// Events at one size of the state, in all that are written.
-struct Stage {
-    rows: usize,
-    /// Where they begin and end in each partition.
-    from: Vec<i64>,
-    to: Vec<i64>,
-}
-
 /// Runs the measurement.
 pub(super) fn measure(scale: &Scale) -> Table {
     let name = |rows| format!("Tidemill, {rows} rows");
@@ -39,52 +31,36 @@ pub(super) fn measure(scale: &Scale) -> Table {
         .take_while(|rows| *rows <= scale.rows)
         .collect();
 
-    let broker = Broker::start();
-    broker.fresh(false);
-    // To each stage, first the new keys, then keys of all that there are.
+    // To each size, first the new keys, then keys of all that there are.
     let mut keys = Vec::new();
-    let mut bounds = Vec::new();
+    let mut parts = Vec::new();
     let mut before = 0;
     for &rows in &sizes {
         keys.extend(before..rows);
-        let from = keys.len();
+        parts.push(keys.len());
         keys.extend((0..scale.events).map(|number| random(number) % rows));
-        bounds.push((rows, from, keys.len()));
+        parts.push(keys.len());
         before = rows;
     }
-    let backlog = Backlog::new(keys.into_iter(), SIZE);
-    let mut written = 0;
-    let mut until = |end: usize| {
-        backlog.write_part(written..end, &broker);
-        written = end;
-        broker.ends(IN)
+    parts.pop();
+    let work = Work {
+        form: Form::Count,
+        backlog: &Backlog::new(keys.into_iter(), SIZE),
+        parts: &parts,
     };
-    let stages: Vec<Stage> = bounds
-        .into_iter()
-        .map(|(rows, from, to)| Stage {
-            rows,
-            from: until(from),
-            to: until(to),
-        })
-        .collect();
 
+    let broker = Broker::start();
     // The broker's first turn is not like the others.
     let bare = System::bare("nothing of it counts", Delivery::Fixed(5_000));
-    work::turn(&bare, Form::Count, &backlog, &broker, scale);
+    work.turn(&bare, &broker, scale);
     for _ in 0..scale.rounds {
-        let turn = work::turn(&SYSTEM, Form::Count, &backlog, &broker, scale);
-        for stage in &stages {
-            let Some((first, last)) = turn.within(&stage.from, &stage.to) else {
-                continue;
-            };
-            let spent = each(first, last, |sample| sample.cpu);
-            eprintln!(
-                "{title}: {}: {:.2} us",
-                stage.rows,
-                spent.unwrap_or(f64::NAN)
-            );
-            let broker = each(first, last, |sample| sample.broker);
-            table.add(&name(stage.rows), vec![spent, rate(first, last), broker]);
+        let turn = work.turn(&TIDEMILL, &broker, scale);
+        let random = turn.parts.iter().skip(1).step_by(2);
+        for (stretch, &rows) in random.zip(&sizes) {
+            let spent = stretch.cpu();
+            eprintln!("{title}: {rows}: {:.2} us", spent.unwrap_or(f64::NAN));
+            let values = vec![spent, stretch.rate(), stretch.broker()];
+            table.add(&name(rows), values);
         }
     }
     table

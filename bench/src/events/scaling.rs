@@ -3,7 +3,7 @@
 use super::backlog::Backlog;
 use super::broker::Broker;
 use super::system::{Form, System};
-use super::work::{self, COLUMNS};
+use super::work::{COLUMNS, Work};
 use super::{SIZE, Scale};
 use crate::bare::Delivery;
 use crate::report::Table;
@@ -22,17 +22,15 @@ pub(super) fn partitions(scale: &Scale) -> Table {
     let title = "passed on, by partitions";
     let mut table = Table::new(title, &name(PARTITIONS[0]), &COLUMNS);
     let backlog = Backlog::in_turn(scale.events, scale.keys, SIZE);
+    let work = forward(&backlog);
     let mut broker = Broker::start();
-    warm(&backlog, &broker, scale);
+    warm(&broker, scale);
     for _ in 0..scale.rounds {
         for partitions in PARTITIONS {
             broker.partitions = partitions;
-            broker.fresh(false);
-            backlog.write(&broker);
-            let turn = work::turn(&TIDEMILL, Form::Forward, &backlog, &broker, scale);
-            let figures = turn.figures();
-            let each = figures[3].unwrap_or(f64::NAN);
-            eprintln!("{title}: {partitions}: warm {each:.2} us");
+            let figures = work.turn(&TIDEMILL, &broker, scale).figures();
+            let each = figures[2].unwrap_or(f64::NAN);
+            eprintln!("{title}: {partitions}: {each:.2} us");
             table.add(&name(partitions), figures);
         }
     }
@@ -42,11 +40,7 @@ pub(super) fn partitions(scale: &Scale) -> Table {
 /// Events are passed on whose values are small or large: a table for each size.
 pub(super) fn values(scale: &Scale) -> Vec<Table> {
     let broker = Broker::start();
-    warm(
-        &Backlog::in_turn(scale.events, scale.keys, SIZE),
-        &broker,
-        scale,
-    );
+    warm(&broker, scale);
     VALUES
         .iter()
         .map(|&size| {
@@ -55,14 +49,13 @@ pub(super) fn values(scale: &Scale) -> Vec<Table> {
             let mut table = Table::new(&title, baseline, &COLUMNS);
             let events = scale.events.min(BYTES / size);
             let backlog = Backlog::in_turn(events, scale.keys, size);
-            broker.fresh(false);
-            backlog.write(&broker);
+            let work = forward(&backlog);
             for _ in 0..scale.rounds {
-                let turn = work::turn(&TIDEMILL, Form::Forward, &backlog, &broker, scale);
+                let turn = work.turn(&TIDEMILL, &broker, scale);
                 table.add(TIDEMILL.name, turn.figures());
                 let size = turn.a_commit.unwrap_or(1_000.0).max(1.0) as usize;
                 let bare = System::bare(baseline, Delivery::Fixed(size));
-                let turn = work::turn(&bare, Form::Forward, &backlog, &broker, scale);
+                let turn = work.turn(&bare, &broker, scale);
                 table.add(baseline, turn.figures());
                 eprintln!("{title}");
             }
@@ -71,10 +64,17 @@ pub(super) fn values(scale: &Scale) -> Vec<Table> {
         .collect()
 }
 
+fn forward(backlog: &Backlog) -> Work<'_> {
+    Work {
+        form: Form::Forward,
+        backlog,
+        parts: &[],
+    }
+}
+
 /// The broker's first turn is not like the others.
-fn warm(backlog: &Backlog, broker: &Broker, scale: &Scale) {
-    broker.fresh(false);
-    backlog.write(broker);
+fn warm(broker: &Broker, scale: &Scale) {
     let bare = System::bare("nothing of it counts", Delivery::Fixed(5_000));
-    work::turn(&bare, Form::Forward, backlog, broker, scale);
+    let backlog = Backlog::in_turn(scale.events, scale.keys, SIZE);
+    forward(&backlog).turn(&bare, broker, scale);
 }

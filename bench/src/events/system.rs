@@ -1,5 +1,6 @@
 //! The systems that are compared, and how each is started.
 
+use std::env;
 use std::process::Command;
 
 use serde_json::Value;
@@ -158,7 +159,7 @@ impl System {
                 Program::Host(Box::new(host))
             }
             Kind::Bare(delivery) => {
-                let mut command = Command::new(std::env::current_exe().unwrap());
+                let mut command = Command::new(env::current_exe().unwrap());
                 command.args(["bare", form.name(), &delivery.to_string(), &address, name]);
                 Program::other(self.name, Folder::new("bare"), command)
             }
@@ -174,7 +175,13 @@ impl System {
                     .arg(target().join("streams"))
                     .args([form, &address, name])
                     .arg(folder.path().join("state"))
-                    .args(settings);
+                    .args(settings)
+                    // Who knows better settings can try them.
+                    .args(
+                        env::var("BENCH_STREAMS")
+                            .iter()
+                            .flat_map(|more| more.split(' ')),
+                    );
                 Program::other(self.name, folder, command)
             }
         };

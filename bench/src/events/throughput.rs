@@ -3,7 +3,7 @@
 use super::backlog::Backlog;
 use super::broker::Broker;
 use super::system::{Cache, Form, System};
-use super::work::{self, COLUMNS};
+use super::work::{COLUMNS, Work};
 use super::{SIZE, Scale};
 use crate::bare::Delivery;
 use crate::report::Table;
@@ -65,11 +65,13 @@ pub(super) fn measure(scale: &Scale, form: Form) -> Vec<Table> {
     let mut both = table("Tidemill's two", TIDEMILL_AT_LEAST_ONCE.name);
 
     let broker = Broker::start();
-    broker.fresh(false);
-    let backlog = Backlog::in_turn(scale.events, scale.keys, SIZE);
-    backlog.write(&broker);
+    let work = Work {
+        form,
+        backlog: &Backlog::in_turn(scale.events, scale.keys, SIZE),
+        parts: &[],
+    };
     let run = |system: &System| {
-        let turn = work::turn(system, form, &backlog, &broker, scale);
+        let turn = work.turn(system, &broker, scale);
         let figures = turn.figures();
         let rate = figures[1].unwrap_or(f64::NAN);
         eprintln!("{what}: {}: warm {rate:.0}/s", system.name);
