@@ -180,7 +180,7 @@ impl System {
                     .args(
                         env::var("BENCH_STREAMS")
                             .iter()
-                            .flat_map(|more| more.split(' ')),
+                            .flat_map(|more| more.split_whitespace()),
                     );
                 Program::other(self.name, folder, command)
             }
