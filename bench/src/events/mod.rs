@@ -55,13 +55,13 @@ const PARTS: [Part; 10] = [
         throughput::measure(scale, Form::Tally)
     }),
     part("latency", 0, 3, |scale| vec![latency::measure(scale)]),
-    part("partitions", 500_000, 3, |scale| {
+    part("partitions", 500_000, 2, |scale| {
         vec![scaling::partitions(scale)]
     }),
-    part("rows", 200_000, 3, |scale| vec![rows::measure(scale)]),
+    part("rows", 200_000, 2, |scale| vec![rows::measure(scale)]),
     part("values", 500_000, 1, scaling::values),
-    part("replay", 5_000_000, 1, |scale| vec![replay::measure(scale)]),
-    part("restore", 500_000, 2, |scale| vec![restore::measure(scale)]),
+    part("replay", 3_000_000, 1, |scale| vec![replay::measure(scale)]),
+    part("restore", 500_000, 1, |scale| vec![restore::measure(scale)]),
     part("memory", 500_000, 1, |scale| vec![memory::measure(scale)]),
 ];
 
@@ -105,7 +105,7 @@ impl Scale {
             events: setting("BENCH_EVENTS", part.events),
             keys: setting("BENCH_KEYS", 1_000),
             rows: setting("BENCH_ROWS", 1_000_000),
-            pings: setting("BENCH_PINGS", 500),
+            pings: setting("BENCH_PINGS", 400),
             rounds: setting("BENCH_ROUNDS", part.rounds),
             longest: Duration::from_secs(setting("BENCH_SECONDS", 30) as u64),
             systems: systems

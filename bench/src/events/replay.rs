@@ -67,7 +67,7 @@ fn follow(
     let mut most = 0_f64;
     let mut ticks = 0_u32;
     // Being asked costs the host something as well.
-    while ticks % 10 > 0 || !done(host) {
+    while !ticks.is_multiple_of(10) || !done(host) {
         host.runs();
         assert!(began.elapsed() < PATIENCE, "it is not done");
         most = most.max(memory(process));

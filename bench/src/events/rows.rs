@@ -11,6 +11,8 @@ use crate::bare::Delivery;
 use crate::report::{Column, Table};
 
 const TIDEMILL: System = System::tidemill("Tidemill", None);
+/// Its rows are in memory, and it writes one for each event.
+const BARE: System = System::bare("bare", Delivery::Fixed(5_000));
 /// Rows of the smallest state.
 const FEWEST: usize = 1_000;
 /// Bytes of an event's value: what is measured is the state.
@@ -24,9 +26,9 @@ const COLUMNS: [Column; 3] = [
 
 /// Runs the measurement.
 pub(super) fn measure(scale: &Scale) -> Table {
-    let name = |rows| format!("Tidemill, {rows} rows");
+    let name = |system: &System, rows| format!("{}, {rows} rows", system.name);
     let title = "counted per key, by rows of the state";
-    let mut table = Table::new(title, &name(FEWEST), &COLUMNS);
+    let mut table = Table::new(title, &name(&TIDEMILL, FEWEST), &COLUMNS);
     let sizes: Vec<usize> = std::iter::successors(Some(FEWEST), |rows| Some(rows * 10))
         .take_while(|rows| *rows <= scale.rows)
         .collect();
@@ -50,17 +52,17 @@ pub(super) fn measure(scale: &Scale) -> Table {
     };
 
     let broker = Broker::start();
-    // The broker's first turn is not like the others.
-    let bare = System::bare("nothing of it counts", Delivery::Fixed(5_000));
-    work.turn(&bare, &broker, scale);
     for _ in 0..scale.rounds {
-        let turn = work.turn(&TIDEMILL, &broker, scale);
-        let random = turn.parts.iter().skip(1).step_by(2);
-        for (stretch, &rows) in random.zip(&sizes) {
-            let spent = stretch.cpu();
-            eprintln!("{title}: {rows}: {:.2} us", spent.unwrap_or(f64::NAN));
-            let values = vec![spent, stretch.rate(), stretch.broker()];
-            table.add(&name(rows), values);
+        for system in [BARE, TIDEMILL] {
+            let turn = work.turn(&system, &broker, scale);
+            let random = turn.parts.iter().skip(1).step_by(2);
+            for (stretch, &rows) in random.zip(&sizes) {
+                let spent = stretch.cpu();
+                let name = name(&system, rows);
+                eprintln!("{title}: {name}: {:.2} us", spent.unwrap_or(f64::NAN));
+                let values = vec![spent, stretch.rate(), stretch.broker()];
+                table.add(&name, values);
+            }
         }
     }
     table
