@@ -2,8 +2,9 @@
 //! events on, or to count them per key, exactly once or at least once.
 //!
 //! A count is kept in memory and written to a changelog, as one would for a
-//! restart; reading it back is not part of it. Nor is a second member of the
-//! group: these loops are for measuring what the work costs.
+//! restart: each one where all are published, else the last of a transaction.
+//! Reading it back is not part of it. Nor is a second member of the group: these
+//! loops are for measuring what the work costs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Display, Formatter};
@@ -61,16 +62,35 @@ impl Delivery {
     }
 }
 
-/// Runs a loop until the process is ended. `form` is `forward` or `count`,
-/// `delivery` a [`Delivery`].
+/// What becomes of an event.
+enum Form {
+    /// It is passed on.
+    Forward,
+    /// It is counted under its key, and the count published.
+    Count(HashMap<Vec<u8>, u64>),
+    /// It is counted under its key. With each count, whether the changelog lacks
+    /// it.
+    Tally {
+        counts: HashMap<Vec<u8>, (u64, bool)>,
+        /// What the changelog lacks, with the partition.
+        changed: Vec<(i32, Vec<u8>)>,
+    },
+}
+
+/// Runs a loop until the process is ended. `form` is `forward`, `count` or
+/// `tally`, `delivery` a [`Delivery`].
 pub(crate) fn run(form: &str, delivery: &str, brokers: &str, group: &str) {
     let delivery = Delivery::parse(delivery);
-    let counts = match form {
-        "forward" => None,
-        "count" => Some(HashMap::new()),
+    let form = match form {
+        "forward" => Form::Forward,
+        "count" => Form::Count(HashMap::new()),
+        "tally" => Form::Tally {
+            counts: HashMap::new(),
+            changed: Vec::new(),
+        },
         _ => panic!("there is no form {form:?}"),
     };
-    let mut bare = Bare::new(counts, delivery, brokers, group);
+    let mut bare = Bare::new(form, delivery, brokers, group);
     match delivery {
         Delivery::AtLeastOnce => bare.at_least_once(),
         Delivery::AtOnce => bare.exactly_once(LARGEST, Duration::ZERO),
@@ -82,19 +102,13 @@ struct Bare {
     consumer: BaseConsumer,
     producer: ThreadedProducer<Reports>,
     failed: Arc<AtomicBool>,
-    /// By key, where events are counted.
-    counts: Option<HashMap<Vec<u8>, u64>>,
+    form: Form,
     /// By partition: the offset to commit.
     next: BTreeMap<i32, i64>,
 }
 
 impl Bare {
-    fn new(
-        counts: Option<HashMap<Vec<u8>, u64>>,
-        delivery: Delivery,
-        brokers: &str,
-        group: &str,
-    ) -> Self {
+    fn new(form: Form, delivery: Delivery, brokers: &str, group: &str) -> Self {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", brokers)
@@ -132,7 +146,7 @@ impl Bare {
             consumer,
             producer,
             failed,
-            counts,
+            form,
             next: BTreeMap::new(),
         }
     }
@@ -182,16 +196,13 @@ impl Bare {
             self.producer.begin_transaction().unwrap();
         }
         let key = event.key().unwrap_or_default();
-        match &mut self.counts {
-            None => {
+        match &mut self.form {
+            Form::Forward => {
                 let value = event.payload().unwrap_or_default();
                 send(&self.producer, BaseRecord::to(OUT).key(key).payload(value));
             }
-            Some(counts) => {
-                if !counts.contains_key(key) {
-                    counts.insert(key.to_vec(), 0);
-                }
-                let count = counts.get_mut(key).unwrap();
+            Form::Count(counts) => {
+                let count = entry(counts, key);
                 *count += 1;
                 let count = count.to_string();
                 let value = count.as_bytes();
@@ -199,14 +210,32 @@ impl Bare {
                 let row = BaseRecord::to(CHANGELOG).partition(event.partition());
                 send(&self.producer, row.key(key).payload(value));
             }
+            Form::Tally { counts, changed } => {
+                let (count, lacks) = entry(counts, key);
+                *count += 1;
+                if !std::mem::replace(lacks, true) {
+                    changed.push((event.partition(), key.to_vec()));
+                }
+            }
         }
         self.next.insert(event.partition(), event.offset() + 1);
         true
     }
 
-    /// Waits until everything that was sent has been acknowledged. Otherwise
-    /// librdkafka's commit waits for reports in steps of 100 ms.
-    fn delivered(&self) {
+    /// Sends the rows that the changelog lacks, and waits until everything that
+    /// was sent has been acknowledged. Otherwise librdkafka's commit waits for
+    /// reports in steps of 100 ms.
+    fn delivered(&mut self) {
+        if let Form::Tally { counts, changed } = &mut self.form {
+            for (partition, key) in changed.drain(..) {
+                let (count, lacks) = entry(counts, &key);
+                *lacks = false;
+                let value = count.to_string();
+                let row = BaseRecord::to(CHANGELOG).partition(partition);
+                let row = row.key(&key[..]).payload(value.as_bytes());
+                send(&self.producer, row);
+            }
+        }
         while self.producer.in_flight_count() > 0 {
             thread::sleep(Duration::from_micros(50));
         }
@@ -223,6 +252,14 @@ impl Bare {
         }
         offsets
     }
+}
+
+/// What is under a key, made if it is new.
+fn entry<'a, V: Default>(counts: &'a mut HashMap<Vec<u8>, V>, key: &[u8]) -> &'a mut V {
+    if !counts.contains_key(key) {
+        counts.insert(key.to_vec(), V::default());
+    }
+    counts.get_mut(key).unwrap()
 }
 
 /// Sends a record, after those before it where there are too many.

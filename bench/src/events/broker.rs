@@ -1,7 +1,5 @@
-//! The broker of a part, what is written to it and what is read from it.
+//! The broker of a part, its topics, and what is read from them.
 
-use std::collections::HashMap;
-use std::thread;
 use std::time::Duration;
 
 use futures_executor::block_on;
@@ -11,20 +9,21 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
-use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
 use tidemill_tests::{Deadline, Kafka, eventually};
 
-use super::{CHANGELOG, IN, OUT, PARTITIONS, SIZE};
+use super::{CHANGELOG, IN, OUT, PARTITIONS};
 use crate::meter;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A broker, and a client of it.
 pub(super) struct Broker {
     pub(super) kafka: Kafka,
     /// The number of its process.
     pub(super) process: u32,
+    /// How many each topic has that is made from now on.
+    pub(super) partitions: i32,
     admin: AdminClient<DefaultClientContext>,
     client: BaseConsumer,
 }
@@ -33,9 +32,12 @@ impl Broker {
     /// Starts one.
     pub(super) fn start() -> Self {
         let kafka = Kafka::for_measuring();
-        let config = config(&kafka.address());
+        let mut config = config(&kafka.address());
+        // A topic ends where it ends, whatever is committed.
+        config.set("isolation.level", "read_uncommitted");
         Self {
             process: meter::broker(),
+            partitions: PARTITIONS,
             admin: config.create().unwrap(),
             client: config.create().unwrap(),
             kafka,
@@ -47,31 +49,32 @@ impl Broker {
         self.kafka.address()
     }
 
-    /// Makes the topics to write to anew, and deletes what systems have made;
-    /// what is to be read stays, if it is to be `kept`.
-    pub(super) fn fresh(&self, kept: bool) {
+    /// Makes all topics anew, and deletes what systems have made.
+    pub(super) fn fresh(&self) {
+        self.fresh_but(&[]);
+    }
+
+    /// The same, but for some topics that stay as they are.
+    pub(super) fn fresh_but(&self, kept: &[&str]) {
         let old = self.topics();
         let old = old.iter().map(|(name, _)| name.as_str());
-        let old: Vec<&str> = old.filter(|name| !(kept && *name == IN)).collect();
+        let old: Vec<&str> = old.filter(|name| !kept.contains(name)).collect();
         let options = AdminOptions::new();
         if !old.is_empty() {
             block_on(self.admin.delete_topics(&old, &options)).unwrap();
         }
         eventually("the topics are gone", || {
             let left = self.topics();
-            let gone = left.iter().all(|(name, _)| kept && name == IN);
+            let gone = left.iter().all(|(name, _)| kept.contains(&name.as_str()));
             if gone { Ok(()) } else { Err(left) }
         });
 
-        let names = if kept {
-            &[OUT, CHANGELOG][..]
-        } else {
-            &[IN, OUT, CHANGELOG]
-        };
+        let names = [IN, OUT, CHANGELOG].into_iter();
+        let names: Vec<&str> = names.filter(|name| !kept.contains(name)).collect();
         let new: Vec<NewTopic<'_>> = names
             .iter()
             .map(|name| {
-                let topic = NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(1))
+                let topic = NewTopic::new(name, self.partitions, TopicReplication::Fixed(1))
                     .set("file.delete.delay.ms", "1000");
                 if *name == CHANGELOG {
                     topic.set("cleanup.policy", "compact")
@@ -108,32 +111,10 @@ impl Broker {
             .collect()
     }
 
-    /// Writes the events that are to be read, the keys in turn.
-    pub(super) fn fill(&self, events: usize, keys: usize) {
-        let mut config = config(&self.address());
-        config
-            .set("acks", "all")
-            .set("partitioner", "murmur2_random")
-            .set("linger.ms", "20")
-            .set("queue.buffering.max.messages", "500000")
-            .set("queue.buffering.max.kbytes", "500000");
-        let producer: ThreadedProducer<DefaultProducerContext> = config.create().unwrap();
-        let value = [b'x'; SIZE];
-        for number in 0..events {
-            while producer.in_flight_count() > 400_000 {
-                thread::sleep(Duration::from_millis(1));
-            }
-            let key = format!("key-{}", number % keys);
-            let record = BaseRecord::to(IN).key(&key).payload(&value);
-            producer.send(record).map_err(|(error, _)| error).unwrap();
-        }
-        producer.flush(PATIENCE).unwrap();
-    }
-
     /// A look at how far a group is.
     pub(super) fn progress(&self, group: &str) -> Progress {
         let mut asked = TopicPartitionList::new();
-        for partition in 0..PARTITIONS {
+        for partition in 0..self.partitions {
             asked.add_partition(IN, partition);
         }
         let mut config = config(&self.address());
@@ -161,14 +142,14 @@ impl Broker {
             .set("fetch.wait.max.ms", "10");
         let consumer: BaseConsumer = config.create().unwrap();
         let mut all = TopicPartitionList::new();
-        for partition in 0..PARTITIONS {
+        for partition in 0..self.partitions {
             all.add_partition_offset(topic, partition, Offset::Beginning)
                 .unwrap();
         }
         consumer.assign(&all).unwrap();
         let mut ended = 0;
         let deadline = Deadline::after(Duration::from_secs(300));
-        while ended < PARTITIONS {
+        while ended < self.partitions {
             match consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(record)) => each(record.key().unwrap_or_default(), record.payload()),
                 Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
@@ -176,6 +157,15 @@ impl Broker {
                 None => assert!(!deadline.passed(), "{topic} cannot be read to its end"),
             }
         }
+    }
+
+    /// Where a topic's partitions end.
+    pub(super) fn ends(&self, topic: &str) -> Vec<i64> {
+        let end = |partition| {
+            let ends = self.client.fetch_watermarks(topic, partition, PATIENCE);
+            ends.unwrap().1
+        };
+        (0..self.partitions).map(end).collect()
     }
 
     /// Waits until everything that was written to a topic is committed.
@@ -191,7 +181,7 @@ impl Broker {
                 ends.unwrap().1
             };
             let ends = |consumer| {
-                let partitions = 0..PARTITIONS;
+                let partitions = 0..self.partitions;
                 partitions
                     .map(|partition| end(consumer, partition))
                     .collect::<Vec<i64>>()
@@ -204,40 +194,6 @@ impl Broker {
             }
         });
     }
-
-    /// Holds that what was published is what the events ask for: each passed on
-    /// once.
-    pub(super) fn check_forward(&self, events: usize) {
-        let mut records = 0;
-        self.read(OUT, |key, value| {
-            assert!(key.starts_with(b"key-"));
-            assert_eq!(value.map(<[u8]>::len), Some(SIZE));
-            records += 1;
-        });
-        assert_eq!(records, events, "each once");
-    }
-
-    /// Holds that what was published is what the events ask for: for each key
-    /// all counts from 1 on in order, or some of them, but the last.
-    pub(super) fn check_count(&self, events: usize, keys: usize, merged: bool) {
-        let mut counts: HashMap<Vec<u8>, usize> = HashMap::new();
-        self.read(OUT, |key, value| {
-            let text = std::str::from_utf8(value.unwrap()).unwrap();
-            let now: usize = text.parse().unwrap();
-            let before = counts.insert(key.to_vec(), now).unwrap_or(0);
-            let next = if merged {
-                now > before
-            } else {
-                now == before + 1
-            };
-            assert!(next, "{now} after {before}");
-        });
-        for number in 0..keys.min(events) {
-            let all = events / keys + usize::from(number < events % keys);
-            let key = format!("key-{number}");
-            assert_eq!(counts.get(key.as_bytes()), Some(&all), "{key}");
-        }
-    }
 }
 
 /// How far a group is.
@@ -247,10 +203,15 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// How many events the group has committed; 0 while its coordinator starts.
-    /// They and what became of them are committed together, so this is what is
-    /// done, for every system alike.
+    /// How many events the group has committed.
     pub(super) fn events(&self) -> i64 {
+        self.offsets().iter().sum()
+    }
+
+    /// How many it has committed of each partition; none while its coordinator
+    /// starts. They and what became of them are committed together, so this is
+    /// what is done, for every system alike.
+    pub(super) fn offsets(&self) -> Vec<i64> {
         use RDKafkaErrorCode::{
             CoordinatorLoadInProgress, CoordinatorNotAvailable, NotCoordinator,
         };
@@ -261,7 +222,7 @@ impl Progress {
             Ok(committed) => committed,
             Err(KafkaError::MetadataFetch(
                 CoordinatorLoadInProgress | CoordinatorNotAvailable | NotCoordinator,
-            )) => return 0,
+            )) => return vec![0; self.asked.count()],
             Err(error) => panic!("{error}"),
         };
         let committed = committed.elements();
@@ -271,7 +232,7 @@ impl Progress {
                 Offset::Offset(offset) => offset,
                 _ => 0,
             })
-            .sum()
+            .collect()
     }
 }
 

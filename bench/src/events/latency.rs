@@ -11,7 +11,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tidemill_tests::Deadline;
 
 use super::broker::{Broker, config};
-use super::system::{Form, System};
+use super::system::{Cache, Form, System};
 use super::{IN, OUT, PARTITIONS, SIZE, Scale};
 use crate::bare::Delivery;
 use crate::meter::cpu;
@@ -28,16 +28,24 @@ const COLUMNS: [Column; 4] = [
 
 const FLOOR: &str = "no processor";
 const BASELINE: &str = "bare, exactly once";
-const SYSTEMS: [System; 5] = [
+const SYSTEMS: [System; 4] = [
     System::bare(BASELINE, Delivery::AtOnce),
     System::tidemill("Tidemill, exactly once", None),
-    System::tidemill("Tidemill, at least once", Some("at-least-once")),
-    System::streams("Kafka Streams, commit.interval.ms 100", false, &[]),
+    System::streams(
+        "Kafka Streams, commit.interval.ms 10",
+        Cache::Off,
+        &["commit.interval.ms=10"],
+    ),
     System::streams(
         "Kafka Streams, commit.interval.ms 1",
-        false,
+        Cache::Off,
         &["commit.interval.ms=1"],
     ),
+];
+/// What takes part only if it is asked for by name.
+const OTHERS: [System; 2] = [
+    System::tidemill("Tidemill, at least once", Some("at-least-once")),
+    System::streams("Kafka Streams, commit.interval.ms 100", Cache::Off, &[]),
 ];
 
 /// Runs the measurement.
@@ -51,7 +59,9 @@ pub(super) fn measure(scale: &Scale) -> Table {
         if scale.takes(FLOOR) {
             table.add(FLOOR, turn(None, &broker, scale));
         }
-        for system in SYSTEMS.iter().filter(|system| scale.takes(system.name)) {
+        let usual = SYSTEMS.iter().filter(|system| scale.takes(system.name));
+        let others = OTHERS.iter().filter(|system| scale.names(system.name));
+        for system in usual.chain(others) {
             let values = turn(Some(system), &broker, scale);
             eprintln!("{title}: {}: {:.2} ms", system.name, values[0].unwrap());
             table.add(system.name, values);
@@ -62,7 +72,7 @@ pub(super) fn measure(scale: &Scale) -> Table {
 
 /// Sends events through a system, or straight to the reader.
 fn turn(system: Option<&System>, broker: &Broker, scale: &Scale) -> Vec<Option<f64>> {
-    broker.fresh(false);
+    broker.fresh();
     let mut running = system.map(|system| system.start(Form::Forward, broker));
     let process = running.as_mut().map(|running| running.id());
     let topic = if running.is_some() { OUT } else { IN };

@@ -3,15 +3,16 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Scale;
+use super::backlog::Backlog;
 use super::broker::Broker;
 use super::system::{Form, System};
+use super::{SIZE, Scale};
 use crate::meter::memory;
 use crate::report::{Column, Table};
 
 const TIDEMILL: System = System::tidemill("Tidemill", None);
 /// How long a host without events is looked at, and one that has done all.
-const REST: Duration = Duration::from_secs(3);
+const REST: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(5);
 
 const COLUMNS: [Column; 3] = [
@@ -40,8 +41,8 @@ pub(super) fn measure(scale: &Scale) -> Table {
 }
 
 fn turn(form: Form, events: usize, broker: &Broker, scale: &Scale) -> Vec<Option<f64>> {
-    broker.fresh(false);
-    broker.fill(events, scale.keys);
+    broker.fresh();
+    Backlog::in_turn(events, scale.keys, SIZE).write(broker);
     let events = i64::try_from(events).unwrap();
     let mut host = TIDEMILL.start(form, broker);
     let process = host.id();

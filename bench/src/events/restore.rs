@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::backlog::Backlog;
 use super::broker::Broker;
-use super::system::{Form, Running, System};
-use super::{PARTITIONS, Scale};
+use super::system::{Cache, Form, Running, System};
+use super::{SIZE, Scale};
 use crate::meter::cpu;
 use crate::report::{Column, Table};
 
@@ -14,7 +15,7 @@ const TIDEMILL: System = System::tidemill("Tidemill, until handlers read", None)
 // It does not leave its group when it ends: the next one waits for the session.
 const STREAMS: System = System::streams(
     "Kafka Streams, RocksDB",
-    false,
+    Cache::Off,
     &["session.timeout.ms=6000"],
 );
 const BASELINE: &str = "bare, into memory";
@@ -30,16 +31,17 @@ const COLUMNS: [Column; 3] = [
 pub(super) fn measure(scale: &Scale) -> Table {
     let rows = scale.events;
     let broker = Broker::start();
-    broker.fresh(false);
-    broker.fill(rows, rows);
+    broker.fresh();
+    Backlog::in_turn(rows, rows, SIZE).write(&broker);
     let mut table = Table::new(format!("{rows} rows restored"), BASELINE, &COLUMNS);
 
-    let changelog = write(&TIDEMILL, "bench-restore", rows, &broker, |host| {
-        let service = host.service().unwrap();
-        let changelog = service["state"]["changelog"].as_str();
-        let none = || panic!("its state is in no changelog: {service}");
-        changelog.map_or_else(none, str::to_owned)
-    });
+    let changelog = write(
+        &TIDEMILL,
+        "bench-restore",
+        rows,
+        &broker,
+        Running::changelog,
+    );
     let streams = scale.takes(STREAMS.name);
     if streams {
         write(&STREAMS, "bench-streams", rows, &broker, |_| ());
@@ -84,7 +86,7 @@ fn bare(changelog: &str, rows: usize, broker: &Broker) -> Vec<Option<f64>> {
     let took = began.elapsed();
     let spent = cpu(own) - before;
     // Beside the rows there is one for each partition's position.
-    let positions = usize::try_from(PARTITIONS).unwrap();
+    let positions = usize::try_from(broker.partitions).unwrap();
     let read = all.len();
     assert!((rows..=rows + positions).contains(&read), "{read} rows");
     figures(rows, took, spent, Some(began))

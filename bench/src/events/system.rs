@@ -1,10 +1,12 @@
 //! The systems that are compared, and how each is started.
 
+use std::env;
 use std::process::Command;
 
 use serde_json::Value;
-use tidemill_tests::{Folder, Host, Process, root, seed, target, unique};
+use tidemill_tests::{Component, Folder, Host, Process, root, seed, target, unique};
 
+use super::CHANGELOG;
 use super::broker::Broker;
 use crate::bare::Delivery;
 
@@ -15,6 +17,9 @@ pub(super) enum Form {
     Forward,
     /// It is counted per key, and the new count published.
     Count,
+    /// It is counted per key. Nothing is published: there is the state and its
+    /// changelog.
+    Tally,
 }
 
 impl Form {
@@ -22,8 +27,65 @@ impl Form {
         match self {
             Self::Forward => "forward",
             Self::Count => "count",
+            Self::Tally => "tally",
         }
     }
+
+    /// How its manifest begins, so far as a service of its own has another.
+    fn head(self) -> &'static str {
+        match self {
+            Self::Forward => "name = \"bench-forward\"\ndescription",
+            Self::Count | Self::Tally => "name = \"bench-count\"\ndescription",
+        }
+    }
+
+    /// The component that does it, and what is different in its manifest.
+    fn service(self) -> Component {
+        match self {
+            Self::Forward => seed("bench-forward"),
+            Self::Count => seed("bench-count"),
+            Self::Tally => {
+                let edits = [("publish = \"every\"", "publish = \"none\"")];
+                seed("bench-count").edited(&edits)
+            }
+        }
+    }
+}
+
+/// How a count is written down.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rows {
+    /// What is before the key.
+    prefix: &'static [u8],
+    /// The count, from the value.
+    count: fn(&[u8]) -> u64,
+}
+
+impl Rows {
+    /// As a number in decimal, under the key alone.
+    pub(super) const TEXT: Self = Self {
+        prefix: b"",
+        count: text,
+    };
+    /// Beside rows of the table there are others.
+    const TIDEMILL: Self = Self {
+        prefix: b"counts\0",
+        count: text,
+    };
+    const STREAMS: Self = Self {
+        prefix: b"",
+        count: |value| u64::from_be_bytes(value.try_into().unwrap()),
+    };
+
+    /// The number of the key, and its count; none if this is no count.
+    pub(super) fn read(self, key: &[u8], value: Option<&[u8]>) -> Option<(usize, u64)> {
+        let key = key.strip_prefix(self.prefix)?.strip_prefix(b"key-")?;
+        Some((text(key) as usize, (self.count)(value.unwrap())))
+    }
+}
+
+fn text(digits: &[u8]) -> u64 {
+    std::str::from_utf8(digits).unwrap().parse().unwrap()
 }
 
 /// A system, with its name in the tables.
@@ -42,10 +104,15 @@ pub(super) enum Kind {
     /// what is usual.
     Tidemill(Option<&'static str>),
     /// Kafka Streams, with its cache or without, and with settings.
-    Streams {
-        cached: bool,
-        settings: &'static [&'static str],
-    },
+    Streams(Cache, &'static [&'static str]),
+}
+
+/// Whether Kafka Streams holds updates back until it commits, so that several of a
+/// key become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cache {
+    On,
+    Off,
 }
 
 impl System {
@@ -61,16 +128,11 @@ impl System {
 
     pub(super) const fn streams(
         name: &'static str,
-        cached: bool,
+        cache: Cache,
         settings: &'static [&'static str],
     ) -> Self {
-        let kind = Kind::Streams { cached, settings };
+        let kind = Kind::Streams(cache, settings);
         Self { name, kind }
-    }
-
-    /// Whether several updates of a key may become one.
-    pub(super) fn merges(&self) -> bool {
-        matches!(self.kind, Kind::Streams { cached: true, .. })
     }
 
     /// Starts it with nothing on its disk, as the next member of a new group.
@@ -84,10 +146,12 @@ impl System {
         let address = broker.address();
         let program = match self.kind {
             Kind::Tidemill(delivery) => {
-                let usual = format!("name = \"bench-{}\"", form.name());
-                let delivery = delivery.map(|delivery| format!("\ndelivery = {delivery:?}"));
-                let own = format!("name = {name:?}{}", delivery.unwrap_or_default());
-                let service = seed(&format!("bench-{}", form.name())).edited(&[(&usual, &own)]);
+                let delivery = delivery.map(|delivery| format!("delivery = {delivery:?}\n"));
+                let own = format!(
+                    "name = {name:?}\n{}description",
+                    delivery.unwrap_or_default()
+                );
+                let service = form.service().edited(&[(form.head(), &own)]);
                 let host = Host::builder()
                     .kafka(&broker.kafka)
                     .deploy([service])
@@ -95,14 +159,14 @@ impl System {
                 Program::Host(Box::new(host))
             }
             Kind::Bare(delivery) => {
-                let mut command = Command::new(std::env::current_exe().unwrap());
+                let mut command = Command::new(env::current_exe().unwrap());
                 command.args(["bare", form.name(), &delivery.to_string(), &address, name]);
                 Program::other(self.name, Folder::new("bare"), command)
             }
-            Kind::Streams { cached, settings } => {
+            Kind::Streams(cache, settings) => {
                 let folder = Folder::new("streams");
-                let form = match (form, cached) {
-                    (Form::Count, true) => "count-cached",
+                let form = match (form, cache) {
+                    (Form::Count, Cache::On) => "count-cached",
                     (form, _) => form.name(),
                 };
                 let mut command = Command::new(root().join("bench/streams/streams"));
@@ -111,12 +175,19 @@ impl System {
                     .arg(target().join("streams"))
                     .args([form, &address, name])
                     .arg(folder.path().join("state"))
-                    .args(settings);
+                    .args(settings)
+                    // Who knows better settings can try them.
+                    .args(
+                        env::var("BENCH_STREAMS")
+                            .iter()
+                            .flat_map(|more| more.split_whitespace()),
+                    );
                 Program::other(self.name, folder, command)
             }
         };
         Running {
             group: name.to_owned(),
+            kind: self.kind,
             program,
         }
     }
@@ -126,6 +197,7 @@ impl System {
 pub(super) struct Running {
     /// Its consumer group.
     pub(super) group: String,
+    kind: Kind,
     program: Program,
 }
 
@@ -178,14 +250,47 @@ impl Running {
         self.process().wait();
     }
 
+    /// Whether several updates of a key may become one in what it publishes.
+    pub(super) fn merges(&self) -> bool {
+        matches!(self.kind, Kind::Streams(Cache::On, _))
+    }
+
+    /// The topic that has its counts.
+    pub(super) fn changelog(&self) -> String {
+        match self.kind {
+            Kind::Bare(_) => CHANGELOG.to_owned(),
+            Kind::Streams(..) => format!("{}-counts-changelog", self.group),
+            Kind::Tidemill(_) => {
+                let service = self.service().unwrap();
+                let changelog = service["state"]["changelog"].as_str();
+                let none = || panic!("its state is in no changelog: {service}");
+                changelog.map_or_else(none, str::to_owned)
+            }
+        }
+    }
+
+    /// What a count is in that topic.
+    pub(super) fn rows(&self) -> Rows {
+        match self.kind {
+            Kind::Bare(_) => Rows::TEXT,
+            Kind::Tidemill(_) => Rows::TIDEMILL,
+            Kind::Streams(..) => Rows::STREAMS,
+        }
+    }
+
     /// What the admin API says of the service; none if this is not Tidemill, or
     /// the service is not deployed yet.
     pub(super) fn service(&self) -> Option<Value> {
+        self.ask("GET", "")
+    }
+
+    /// What the admin API answers to a request about the service, if it is 200.
+    pub(super) fn ask(&self, method: &str, what: &str) -> Option<Value> {
         let Program::Host(host) = &self.program else {
             return None;
         };
-        let target = format!("/v1/services/{}", self.group);
-        let reply = host.admin().try_send("GET", &target, &[], b"").ok()?;
+        let target = format!("/v1/services/{}{what}", self.group);
+        let reply = host.admin().try_send(method, &target, &[], b"").ok()?;
         (reply.status == 200).then(|| reply.json())
     }
 }

@@ -10,6 +10,7 @@ import org.apache.kafka.streams.StreamsConfig;
 import org.apache.kafka.streams.kstream.Consumed;
 import org.apache.kafka.streams.kstream.Grouped;
 import org.apache.kafka.streams.kstream.KStream;
+import org.apache.kafka.streams.kstream.KTable;
 import org.apache.kafka.streams.kstream.Materialized;
 import org.apache.kafka.streams.kstream.Produced;
 import org.apache.kafka.streams.processor.StateRestoreListener;
@@ -17,11 +18,12 @@ import org.apache.kafka.streams.state.KeyValueStore;
 
 /**
  * Passes events of one topic on to another, or counts them per key and
- * publishes each new count, with Kafka Streams' exactly_once_v2 and otherwise
- * its defaults.
+ * publishes each new count or nothing, with Kafka Streams' exactly_once_v2, two
+ * threads and otherwise its defaults.
  *
- * <p>Arguments: {@code forward | count | count-cached}, brokers, application id,
- * directory for state, and any further settings as {@code name=value}.
+ * <p>Arguments: {@code forward | count | count-cached | tally}, brokers,
+ * application id, directory for state, and any further settings as
+ * {@code name=value}.
  */
 public final class Main {
     private static final String IN = "bench-in";
@@ -45,8 +47,9 @@ public final class Main {
         StreamsBuilder builder = new StreamsBuilder();
         switch (arguments[0]) {
             case "forward" -> forward(builder);
-            case "count" -> count(builder, false);
-            case "count-cached" -> count(builder, true);
+            case "count" -> publish(count(builder, false));
+            case "count-cached" -> publish(count(builder, true));
+            case "tally" -> count(builder, true);
             default -> throw new IllegalArgumentException(arguments[0]);
         }
 
@@ -64,7 +67,7 @@ public final class Main {
     }
 
     /** With a cache, updates of a key within a commit interval become one. */
-    private static void count(StreamsBuilder builder, boolean cached) {
+    private static KTable<Bytes, Long> count(StreamsBuilder builder, boolean cached) {
         Materialized<Bytes, Long, KeyValueStore<Bytes, byte[]>> counts =
                 Materialized.<Bytes, Long, KeyValueStore<Bytes, byte[]>>as("counts")
                         .withKeySerde(Serdes.Bytes())
@@ -72,9 +75,11 @@ public final class Main {
         counts = cached ? counts.withCachingEnabled() : counts.withCachingDisabled();
         KStream<Bytes, byte[]> events =
                 builder.stream(IN, Consumed.with(Serdes.Bytes(), Serdes.ByteArray()));
-        events.groupByKey(Grouped.with(Serdes.Bytes(), Serdes.ByteArray()))
-                .count(counts)
-                .toStream()
+        return events.groupByKey(Grouped.with(Serdes.Bytes(), Serdes.ByteArray())).count(counts);
+    }
+
+    private static void publish(KTable<Bytes, Long> counts) {
+        counts.toStream()
                 .mapValues(count -> Long.toString(count))
                 .to(OUT, Produced.with(Serdes.Bytes(), Serdes.String()));
     }
