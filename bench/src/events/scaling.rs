@@ -14,7 +14,7 @@ const PARTITIONS: [i32; 4] = [1, 4, 16, 64];
 /// 999,000 bytes, unless they are told else.
 const VALUES: [usize; 5] = [100, 1_000, 10_000, 100_000, 990_000];
 /// Bytes of a backlog, at most.
-const BYTES: usize = 300_000_000;
+const BYTES: usize = 100_000_000;
 
 /// Events are passed on from topics with few partitions to ones with as many.
 pub(super) fn partitions(scale: &Scale) -> Table {
