@@ -109,11 +109,12 @@ pub async fn event(
         let mut ran = ran.await;
         drop(in_flight);
         let Err(Failure::Crowded { limit }) = &ran else {
-            service.metrics.ran(Kind::Event, &ran, started.elapsed());
+            let took = started.elapsed();
+            service.metrics.ran(Kind::Event, &ran, took);
             let failed = ran.as_ref().is_err_and(Failure::is_the_handlers);
             revision.tally.count(failed);
             let invocations = &service.invocations;
-            invocations.ran(revision, event, attempt, &ran, started.elapsed());
+            invocations.ran(revision, event, attempt, &ran, took);
             span.end(&mut ran);
             return ran;
         };

@@ -48,7 +48,10 @@ impl Slots {
     /// A slot for an event: it waits as long as it takes, for nothing is lost by
     /// it. None if slots are not given any more, which they always are.
     pub async fn take_in_time(&self) -> Option<SemaphorePermit<'_>> {
-        self.permits.acquire().await.ok()
+        match self.permits.try_acquire() {
+            Ok(permit) => Some(permit),
+            Err(_) => self.permits.acquire().await.ok(),
+        }
     }
 
     fn wait(&self) -> Result<Waits<'_>, Failure> {

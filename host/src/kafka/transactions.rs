@@ -272,14 +272,16 @@ impl Work {
 
     fn send(&self, place: usize, message: &Message) -> Result<(), PublishError> {
         let mut record = record(message, place);
-        let deadline = Instant::now() + CALL;
+        // Nearly always there is room: the time is looked at when there is none.
+        let mut deadline = None;
         loop {
             let (error, returned) = match self.producer.send(record) {
                 Ok(()) => return Ok(()),
                 Err(failed) => failed,
             };
             let full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
-            if !full || Instant::now() > deadline {
+            let now = Instant::now();
+            if !full || now > *deadline.get_or_insert(now + CALL) {
                 return Err(classify(&message.topic, &error, false));
             }
             record = returned;

@@ -70,7 +70,8 @@ impl Instance {
         let held = Held::default();
         interrupt(&mut store, component, held.clone());
         let limit = component.manifest.limits.time;
-        let made = bounded(&held, limit, pin!(pre.instantiate_async(&mut store))).await;
+        let deadline = store.data().deadline;
+        let made = bounded(&held, deadline, pin!(pre.instantiate_async(&mut store))).await;
         let instance = match made {
             Ok(Ok(instance)) => instance,
             Err(_) => return Err(Failure::Timeout { limit }),
@@ -103,7 +104,8 @@ impl Instance {
         self.calls
     }
 
-    fn begin(&mut self, view: View, identity: Identity, time: Duration) {
+    /// Begins a call, which has to end by the time that is returned.
+    fn begin(&mut self, view: View, identity: Identity, time: Duration) -> Instant {
         self.calls = self.calls.saturating_add(1);
         self.held.begin();
         self.store.set_epoch_deadline(1);
@@ -115,6 +117,7 @@ impl Instance {
         context.memory.refused = None;
         context.deadline = Instant::now() + time;
         context.slices = 0;
+        context.deadline
     }
 
     fn end(&mut self) -> Effects {
@@ -131,7 +134,7 @@ impl Instance {
         time: Duration,
         max_response: u64,
     ) -> Called<Response> {
-        self.begin(view, Identity::Request(request.number), time);
+        let deadline = self.begin(view, Identity::Request(request.number), time);
         let Some(handler) = &self.http else {
             return self.called(Err(no_handler("requests")), true);
         };
@@ -145,7 +148,7 @@ impl Instance {
         };
         let called = {
             let call = pin!(handler.call_async(&mut self.store, (request,)));
-            bounded(&self.held, time, call).await
+            bounded(&self.held, deadline, call).await
         };
         match self.finished(called, time) {
             Ok((response,)) => {
@@ -170,7 +173,7 @@ impl Instance {
         time: Duration,
     ) -> Called<()> {
         let identity = Identity::Event(event.topic.clone(), event.partition, event.offset);
-        self.begin(view, identity, time);
+        let deadline = self.begin(view, identity, time);
         let Some(handler) = &self.events else {
             return self.called(Err(no_handler("events")), true);
         };
@@ -193,7 +196,7 @@ impl Instance {
         };
         let called = {
             let call = pin!(handler.call_async(&mut self.store, (event,)));
-            bounded(&self.held, time, call).await
+            bounded(&self.held, deadline, call).await
         };
         match self.finished(called, time) {
             Ok((result,)) => {
@@ -211,13 +214,13 @@ impl Instance {
 
     /// Asks for the OpenAPI document.
     pub(super) async fn describe(&mut self, time: Duration) -> Result<String, Failure> {
-        self.begin(View::NotGranted, Identity::Start, time);
+        let deadline = self.begin(View::NotGranted, Identity::Start, time);
         let Some(describe) = &self.describe else {
             return Err(no_handler("describe"));
         };
         let called = {
             let call = pin!(describe.call_async(&mut self.store, ()));
-            bounded(&self.held, time, call).await
+            bounded(&self.held, deadline, call).await
         };
         let (document,) = self.finished(called, time)?;
         self.end();
@@ -283,10 +286,10 @@ struct Late;
 /// Runs a call for as long as it may. Whenever it waits, its turn is another's.
 async fn bounded<T>(
     held: &Held,
-    time: Duration,
+    deadline: Instant,
     mut call: Pin<&mut impl Future<Output = wasmtime::Result<T>>>,
 ) -> Result<wasmtime::Result<T>, Late> {
-    let mut late = pin!(tokio::time::sleep(time));
+    let mut late = pin!(tokio::time::sleep_until(deadline.into()));
     poll_fn(|context| {
         // One that runs for long does not get another slice after its time.
         if held.is_long() && late.as_mut().poll(context).is_ready() {
