@@ -28,7 +28,7 @@ pub(crate) struct Load {
 }
 
 /// How many connections are made before they are used.
-const BATCH: usize = 200;
+const BATCH: usize = 64;
 /// How long a connection may rest meanwhile. Servers close those that rest for
 /// half a minute, and a machine with much to do may need longer to connect all.
 const REST: Duration = Duration::from_secs(8);

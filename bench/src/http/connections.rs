@@ -2,17 +2,14 @@
 
 use super::{COLUMNS, Servers, hello, plain, rounds, time, turn};
 use crate::report::{Column, Table};
-use crate::servers::{Proposal, Server};
+use crate::servers::Server;
 
 const CONNECTIONS: [usize; 5] = [1, 10, 100, 1_000, 10_000];
 
 pub(super) fn measure() -> Vec<Table> {
     let mut servers = Servers::that_answer(hello())
         .and("native hyper", Server::hyper)
-        .and("Tidemill", |name| Server::tidemill(name, plain(), None))
-        .and("wasmtime serve, wasi:http 0.2", |name| {
-            Server::wasmtime(name, Proposal::P2, "128")
-        });
+        .and("Tidemill", |name| Server::tidemill(name, plain(), None));
     let [rate, cpu, p50, p99] = COLUMNS;
     let columns = [rate, cpu, p50, p99, Column::plain("MB", 0)];
     let mut table = Table::new("GET text over many connections", "native hyper", &columns)
