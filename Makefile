@@ -232,12 +232,20 @@ $(VENV)/.requests:
 # -------------------------------------------------------------- measuring
 
 .PHONY: bench
-bench: bench-http bench-events ## measure both hot paths against what others do
+bench: bench-http bench-events bench-services ## measure both hot paths against what others do
 
 .PHONY: bench-http
 bench-http: build ## a request through a warm handler against native hyper
 	@$(TIDEMILL) build --profile guest bench/guests/answer
 	@$(TARGET)/release/tidemill-bench http
+
+.PHONY: bench-services
+bench-services: build ## a host with 1 to 1,000 services, at its start and at rest
+	@kafka/kafka fetch
+	@for guest in answer forward; do \
+		$(TIDEMILL) build --profile guest bench/guests/$$guest || exit 1; \
+	done
+	@$(TARGET)/release/tidemill-bench services $(PARTS)
 
 .PHONY: bench-events
 bench-events: build ## events against bare rdkafka and Kafka Streams, on a real Kafka

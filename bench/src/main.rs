@@ -18,6 +18,7 @@ mod load;
 mod meter;
 mod native;
 mod report;
+mod services;
 
 use std::env;
 
@@ -27,6 +28,7 @@ fn main() {
     match words[..] {
         ["http"] => http::measure(),
         ["events", ref parts @ ..] => events::measure(parts),
+        ["services", ref parts @ ..] => services::measure(parts),
         // What the measurements start as processes of their own.
         ["native-http", address] => native::http(address),
         ["bare", form, delivery, brokers, group] => bare::run(form, delivery, brokers, group),
