@@ -256,7 +256,7 @@ WASMTIME := 48.0.8
 BENCHES := requests publish fresh bodies connections fairness coldstart
 
 .PHONY: bench
-bench: $(BENCHES:%=bench-%) bench-events bench-report ## measure both hot paths against what others do
+bench: $(BENCHES:%=bench-%) bench-events bench-services bench-report ## measure both hot paths against what others do
 
 # Each scenario of requests: bench/src/http.
 .PHONY: $(BENCHES:%=bench-%)
@@ -287,6 +287,14 @@ $(PEERS)/fastapi/.installed: bench/fastapi/requirements.txt
 	@python3 -m venv $(PEERS)/fastapi
 	@$(PEERS)/fastapi/bin/pip install -q --disable-pip-version-check -r $<
 	@touch $@
+
+.PHONY: bench-services
+bench-services: build ## a host with 1 to 1,000 services, at its start and at rest
+	@kafka/kafka fetch
+	@for guest in answer forward; do \
+		$(TIDEMILL) build --profile guest bench/guests/$$guest || exit 1; \
+	done
+	@$(TARGET)/release/tidemill-bench services $(PARTS)
 
 .PHONY: bench-events
 bench-events: build ## events against bare rdkafka and Kafka Streams, on a real Kafka

@@ -24,6 +24,7 @@ mod page;
 mod plot;
 mod report;
 mod servers;
+mod services;
 
 use std::env;
 
@@ -34,6 +35,7 @@ fn main() {
         ["events", ref parts @ ..] => events::measure(parts),
         ["report"] => page::write(),
         [scenario] if http::measure(scenario) => {}
+        ["services", ref parts @ ..] => services::measure(parts),
         // What the measurements start as processes of their own.
         ["native-http", address] => native::http(address, None),
         ["native-http", address, brokers, linger] => native::http(address, Some((brokers, linger))),

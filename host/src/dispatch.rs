@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use crate::effects::Effects;
 use crate::invocation::{Event, Failure, Request, Response};
 use crate::metrics::{InFlight, Kind};
-use crate::runtime::Called;
-use crate::service::{Revision, Service};
+use crate::revision::Revision;
+use crate::runtime::{Called, Component};
+use crate::service::Service;
 use crate::state::View;
 use crate::trace;
 
@@ -54,22 +55,23 @@ async fn run_request(
     let _slot = revision.slots.take().await?;
     // Set when the handler asks for state that is not here yet.
     let missed = Arc::new(AtomicBool::new(false));
-    let view = match revision.manifest.grants.state {
-        true if service.state.is_readable() => View::Shards(service.state.reading()),
-        true => View::Restoring(missed.clone()),
-        false => View::NotGranted,
+    let view = match service.state() {
+        _ if !revision.manifest.grants.state => View::NotGranted,
+        Some(state) if state.is_readable() => View::Shards(state.reading()),
+        Some(_) | None => View::Restoring(missed.clone()),
     };
-    let instance = revision.component.instance().await?;
+    let component = revision.component().await?;
+    let instance = component.instance().await?;
     in_flight.runs();
     let within = request.trace.as_ref();
     let mut span = trace::Invocation::of_request(within, revision, instance.calls() == 0);
     let ran = instance
         .request(request, view, limits.time, limits.response)
         .await;
-    let mut ran = settle(service, revision, ran);
+    let mut ran = settle(service, &component, ran);
     if missed.load(Ordering::Acquire) {
         // Whatever it made of it: it did not have what it needs.
-        ran = Err(Failure::Restoring(service.state.progress()));
+        ran = Err(Failure::Restoring(service.restored()));
     }
     if let Ok((response, _)) = &ran
         && response.status.is_server_error()
@@ -143,11 +145,12 @@ async fn run_event(
 ) -> Result<Effects, Failure> {
     let limits = &revision.manifest.limits;
     let _slot = revision.slots.take_in_time().await;
-    let instance = revision.component.instance().await?;
+    let component = revision.component().await?;
+    let instance = component.instance().await?;
     in_flight.runs();
     let span = span.invocation(revision, event, instance.calls() == 0);
     let ran = instance.event(event, attempt, view, limits.time).await;
-    let mut ran = settle(service, revision, ran);
+    let mut ran = settle(service, &component, ran);
     span.end(&mut ran);
     ran.map(|((), effects)| effects)
 }
@@ -155,12 +158,12 @@ async fn run_event(
 /// A call has ended: counts the limits that it hit, and keeps its instance.
 fn settle<T>(
     service: &Service,
-    revision: &Revision,
+    component: &Component,
     called: Called<T>,
 ) -> Result<(T, Effects), Failure> {
     service.metrics.hits(called.hits);
     if let Some(instance) = called.instance {
-        revision.component.give_back(instance);
+        component.give_back(instance);
     }
     called.result
 }

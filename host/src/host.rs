@@ -4,19 +4,19 @@
 //! with the running revision untouched. What should run is said by `deployments`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
-use sha2::{Digest, Sha256};
+use futures_util::StreamExt;
 use tidemill_manifest::{Manifest, ManifestError};
 use tokio::sync::{Mutex, mpsc};
 
 use crate::checks::smoke::SmokeFailed;
+use crate::deployments::applying::Ahead;
 use crate::deployments::record::{Deployment, Refused};
-use crate::deployments::{ContentError, Names, Registry, RegistryError};
+use crate::deployments::{ContentError, Names, Registry, RegistryError, trial};
 use crate::events::{Shared, Subscription};
 use crate::follower::Follower;
 use crate::http::publishing::Publishing;
@@ -25,10 +25,11 @@ use crate::kafka::{Cluster, KafkaError, Publisher};
 use crate::library::{Library, LibraryError, Shelf};
 use crate::logs::books;
 use crate::metrics::{Metrics, Now};
+use crate::revision::Revision;
+use crate::revisions::{Revisions, cores};
 use crate::routes::Routes;
-use crate::runtime::{LoadError, Runtime, hex, recognise};
-use crate::service::{Revision, Running, Service, Tally};
-use crate::slots::Slots;
+use crate::runtime::{LoadError, Runtime};
+use crate::service::{Running, Service};
 use crate::state::{State, Store, StoreError};
 
 /// Why a deploy was refused. Nothing was changed.
@@ -115,12 +116,11 @@ pub enum HostError {
 
 /// A running host.
 pub struct Host {
-    runtime: Runtime,
-    pub(crate) shelf: Shelf,
+    pub(crate) shelf: Arc<Shelf>,
     /// What is deployed anywhere.
     pub(crate) registry: Arc<Registry>,
-    /// Revisions that something still runs on, by digest.
-    revisions: parking_lot::Mutex<BTreeMap<String, Weak<Revision>>>,
+    /// What runs of it here is made by these.
+    pub(crate) revisions: Arc<Revisions>,
     /// Services whose record is being applied.
     pub(crate) applying: parking_lot::Mutex<BTreeSet<String>>,
     /// The Kafka cluster.
@@ -148,12 +148,6 @@ struct Changing {
     stopping: bool,
 }
 
-/// A revision, and how long its component took to compile if it had to be.
-pub(crate) struct Loaded {
-    pub(crate) revision: Arc<Revision>,
-    pub(crate) compiled_in: Option<Duration>,
-}
-
 impl Host {
     /// A host without services.
     pub fn new(
@@ -166,7 +160,7 @@ impl Host {
         url: String,
     ) -> Result<(Arc<Host>, mpsc::UnboundedReceiver<String>), HostError> {
         let host_id = library.host_id()?;
-        let shelf = library.shelf(cluster_id, fleet)?;
+        let shelf = Arc::new(library.shelf(cluster_id, fleet)?);
         let library = Arc::new(library);
         let publisher = Arc::new(Publisher::new(&cluster)?);
         // No service is called so.
@@ -188,10 +182,9 @@ impl Host {
             shelf.records(),
         )?;
         let host = Arc::new(Host {
-            runtime,
+            revisions: Revisions::new(runtime, shelf.clone(), registry.clone()),
             shelf,
             registry,
-            revisions: parking_lot::Mutex::default(),
             applying: parking_lot::Mutex::default(),
             publishing: Publishing::start(&cluster, publisher, id),
             cluster,
@@ -246,60 +239,33 @@ impl Host {
     /// of them. One that does not start any more is left out, with the reason in the
     /// log.
     pub async fn start_kept(self: &Arc<Self>) {
-        for name in self.registry.names() {
-            if let Err(error) = self.apply(&name).await {
-                tracing::error!(event = "service.not-started", service = name, %error, "a deployed service does not start");
+        let records = self.registry.names().into_iter();
+        let records = records.filter_map(|name| Some((self.registry.record(&name)?, name)));
+        let loading = records.map(|(record, name)| async {
+            let running = self.running(&record, Ahead::Kept).await;
+            (name, record, running)
+        });
+        let loading = futures_util::stream::iter(loading).buffered(cores());
+        let loaded: Vec<_> = loading.collect().await;
+        let mut changing = self.changing.lock().await;
+        let mut routes = Routes::clone(&self.routes());
+        let mut started = Vec::with_capacity(loaded.len());
+        for (name, record, running) in loaded {
+            let begun = match running {
+                Ok(running) => self.begin(&mut routes, &name, running, &record).await,
+                Err(error) => Err(error),
+            };
+            match begun {
+                Ok(service) => started.push(service),
+                Err(error) => {
+                    tracing::error!(event = "service.not-started", service = name, %error, "a deployed service does not start");
+                }
             }
         }
-    }
-
-    /// A revision that something still runs on.
-    pub(crate) fn loaded(&self, digest: &str) -> Option<Arc<Revision>> {
-        self.revisions.lock().get(digest)?.upgrade()
-    }
-
-    /// Makes a component ready to run: compiled, checked, a first instance up.
-    pub(crate) async fn load(self: &Arc<Self>, component: Bytes) -> Result<Loaded, DeployError> {
-        let digest = hex(&Sha256::digest(&component));
-        if let Some(revision) = self.loaded(&digest) {
-            return Ok(Loaded {
-                revision,
-                compiled_in: None,
-            });
+        self.routes.store(Arc::new(routes));
+        for service in started {
+            self.begun(&mut changing, &service).await;
         }
-        let size = component.len() as u64;
-        let (host, of) = (self.clone(), digest.clone());
-        let checked = tokio::task::spawn_blocking(move || host.check(&component, &of)).await??;
-        let openapi = describe(&checked.component, checked.openapi).await?;
-        let compiled_in = checked.component.compiled_in();
-        let revision = Arc::new(Revision {
-            slots: Slots::of(&checked.manifest.limits),
-            digest: digest.clone(),
-            manifest: checked.manifest,
-            manifest_text: checked.manifest_text,
-            component: checked.component,
-            openapi,
-            size,
-            tally: Tally::default(),
-        });
-        let mut revisions = self.revisions.lock();
-        revisions.retain(|_, revision| revision.strong_count() > 0);
-        revisions.insert(digest, Arc::downgrade(&revision));
-        Ok(Loaded {
-            revision,
-            compiled_in,
-        })
-    }
-
-    /// Keeps a component on disk.
-    pub(crate) async fn keep_component(
-        self: &Arc<Self>,
-        digest: &str,
-        component: Bytes,
-    ) -> Result<(), DeployError> {
-        let (host, digest) = (self.clone(), digest.to_owned());
-        let keep = move || host.shelf.keep_component(&digest, &component);
-        Ok(tokio::task::spawn_blocking(keep).await??)
     }
 
     /// A state that was never written has nothing to wait for.
@@ -317,13 +283,29 @@ impl Host {
         name: &str,
         running: Running,
         record: &Deployment,
-    ) -> Result<Arc<Service>, DeployError> {
-        let manifest = running.live.manifest.clone();
+    ) -> Result<(), DeployError> {
         let mut changing = self.changing.lock().await;
         if changing.stopping {
             return Err(DeployError::Stopping);
         }
-        if let Some((route, owner)) = self.routes.load().conflict(&manifest) {
+        let mut routes = Routes::clone(&self.routes());
+        let service = self.begin(&mut routes, name, running, record).await?;
+        self.routes.store(Arc::new(routes));
+        self.begun(&mut changing, &service).await;
+        Ok(())
+    }
+
+    /// Swaps what a service runs, and puts it in the routing table that is to come.
+    /// Everything that can fail, fails before the swap.
+    async fn begin(
+        self: &Arc<Self>,
+        routes: &mut Routes,
+        name: &str,
+        running: Running,
+        record: &Deployment,
+    ) -> Result<Arc<Service>, DeployError> {
+        let manifest = running.live.manifest.clone();
+        if let Some((route, owner)) = routes.conflict(&manifest) {
             let service = name.to_owned();
             return Err(DeployError::RouteTaken {
                 service,
@@ -331,13 +313,19 @@ impl Host {
                 owner,
             });
         }
-        let new = self.service(name).is_none();
-        if new && self.cluster.is_embedded() {
+        let there = routes.service(name).cloned();
+        if there.is_none() && self.cluster.is_embedded() {
             // After a start the embedded broker has forgotten them.
             self.topics(&manifest).await?;
         }
-        let state = State::open(self.store.clone(), name)?;
-        if manifest.grants.state && self.cluster.is_embedded() {
+        let state = match manifest.grants.state {
+            true => Some(State::open(self.store.clone(), name)?),
+            // It takes room in the store, and is nothing to whom it is not granted.
+            false => None,
+        };
+        if let Some(state) = &state
+            && self.cluster.is_embedded()
+        {
             // There is nothing to wait for.
             state.writing().set_complete()?;
         }
@@ -347,41 +335,56 @@ impl Host {
         tokio::task::spawn_blocking(keep).await??;
 
         // From here on nothing fails any more.
-        let mut services = self.routes.load().services().clone();
-        let service = match services.get(name) {
+        let service = match there {
             Some(service) => {
+                service.give_state(state);
                 service.pause(paused);
                 service.swap(running);
-                service.clone()
+                service
             }
             None => {
                 let metrics = self.metrics.service(name);
                 let service = Arc::new(Service::new(running, metrics, state));
                 service.pause(paused);
-                services.insert(name.to_owned(), service.clone());
                 service
             }
         };
-        self.routes.store(Arc::new(Routes::of(services)));
-        self.subscribe(&mut changing, &service).await;
+        routes.put(&service);
+        Ok(service)
+    }
+
+    /// What goes with what a service runs now.
+    async fn begun(self: &Arc<Self>, changing: &mut Changing, service: &Arc<Service>) {
+        self.subscribe(changing, service).await;
+        trial::watch(self, service, &service.running());
         let revision = service.current();
         tracing::info!(
             event = "deploy.applied",
-            service = name,
+            service = service.name(),
             revision = revision.short(),
             "runs here"
         );
-        Ok(service)
+    }
+
+    /// Lets go of code and instances that nobody has needed for so long, again and
+    /// again.
+    pub async fn rest(self: Arc<Self>, idle: Duration) {
+        loop {
+            tokio::time::sleep(idle).await;
+            for service in self.services() {
+                service.running().revisions().for_each(Revision::rest);
+            }
+        }
     }
 
     /// Runs a service no more, and forgets it.
     pub(crate) async fn unload(self: &Arc<Self>, name: &str) -> Result<(), DeployError> {
         let mut changing = self.changing.lock().await;
-        let mut services = self.routes.load().services().clone();
-        let Some(service) = services.remove(name) else {
+        let mut routes = Routes::clone(&self.routes());
+        let Some(service) = routes.remove(name) else {
             return Ok(());
         };
-        self.routes.store(Arc::new(Routes::of(services)));
+        self.routes.store(Arc::new(routes));
         if let Some(subscription) = changing.subscriptions.remove(name) {
             subscription.stop().await;
         }
@@ -398,35 +401,6 @@ impl Host {
         books().remove(name);
         self.metrics.forget(name);
         Ok(())
-    }
-
-    /// Reads, compiles and checks a component. Blocks.
-    fn check(&self, bytes: &[u8], digest: &str) -> Result<Checked, DeployError> {
-        let manifest_text = match tidemill_manifest::embedded(bytes) {
-            Ok(Some(text)) => text,
-            // What is no component at all is told so before its manifest is missed.
-            Ok(None) => {
-                recognise(bytes)?;
-                return Err(DeployError::NoManifest);
-            }
-            Err(error) => {
-                recognise(bytes)?;
-                return Err(DeployError::BadSection(error.to_string()));
-            }
-        };
-        let manifest =
-            Manifest::parse(&manifest_text, "service.toml").map_err(DeployError::Manifest)?;
-        let manifest = Arc::new(manifest);
-        let short = digest.get(..12).unwrap_or(digest);
-        let component = self.runtime.load(bytes, manifest.clone(), short)?;
-        let openapi = tidemill_manifest::openapi(bytes);
-        let openapi = openapi.map_err(|error| DeployError::BadSection(error.to_string()))?;
-        Ok(Checked {
-            openapi,
-            manifest,
-            manifest_text,
-            component,
-        })
     }
 
     /// Sees to it that the topics are there which a manifest names, and the
@@ -539,30 +513,6 @@ impl Host {
         self.cluster.ending();
         books().end();
     }
-}
-
-/// A component that passed all checks but those against other services.
-struct Checked {
-    openapi: Option<String>,
-    manifest: Arc<Manifest>,
-    manifest_text: String,
-    component: crate::runtime::Component,
-}
-
-/// Starts a first instance. Its OpenAPI document is in its file, or it is asked
-/// for it.
-async fn describe(
-    component: &crate::runtime::Component,
-    embedded: Option<String>,
-) -> Result<Option<serde_json::Value>, DeployError> {
-    component.warm().await.map_err(DeployError::Start)?;
-    let document = match embedded {
-        Some(document) => Some(document),
-        None => component.describe().await.map_err(DeployError::Start)?,
-    };
-    document
-        .map(|document| serde_json::from_str(&document).map_err(DeployError::OpenApi))
-        .transpose()
 }
 
 /// A manifest's routes, as they are shown.

@@ -21,6 +21,8 @@ pub mod metrics;
 pub mod offsets;
 pub mod problem;
 pub mod replay;
+pub mod revision;
+pub(crate) mod revisions;
 pub mod routes;
 pub mod runtime;
 mod sabotage;

@@ -10,6 +10,7 @@
 //! deployments/CLUSTER/FLEET/  what is deployed on a Kafka cluster, by a fleet:
 //!   NAME.json               a service's record, as Kafka has it
 //!   DIGEST.wasm             a revision
+//!   DIGEST.VERSION.known    what a version of the host has found out about it
 //! cache/                    compiled components
 //! state/CLUSTER/            the state store of one Kafka cluster
 //! ```
@@ -22,9 +23,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use crate::deployments::record::Deployment;
 use crate::kafka::{Membered, Members};
+use crate::revision::Known;
+use crate::runtime::hex;
 
 /// The data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -181,7 +185,8 @@ impl Library {
     }
 
     fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), LibraryError> {
-        write_json(&self.root.join(name), value)
+        let path = self.root.join(name);
+        write(&path, &to_json(&path, value)?)
     }
 }
 
@@ -217,9 +222,40 @@ impl Shelf {
         named.collect()
     }
 
-    /// Keeps what is deployed of a service.
+    /// Keeps what is deployed of a service. What is there already is left as it is:
+    /// a start reads all records again, and changes none.
     pub fn keep_record(&self, name: &str, record: &Deployment) -> Result<(), LibraryError> {
-        write_json(&self.record_path(name), record)
+        let path = self.record_path(name);
+        let text = to_json(&path, record)?;
+        match fs::read(&path) {
+            Ok(there) if there == text => Ok(()),
+            Ok(_) | Err(_) => write(&path, &text),
+        }
+    }
+
+    /// What this version of the host has found out about a revision. None if it has
+    /// not yet.
+    pub fn known(&self, digest: &str, version: &str) -> Option<Known> {
+        let text = fs::read(self.known_path(digest, version)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Keeps what was found out. After a power failure it may be lost, and is found
+    /// out again.
+    pub fn keep_known(
+        &self,
+        digest: &str,
+        version: &str,
+        known: &Known,
+    ) -> Result<(), LibraryError> {
+        let path = self.known_path(digest, version);
+        let text = to_json(&path, known)?;
+        replace(&path, &text, |_| Ok(()))
+    }
+
+    /// Whether a component is here.
+    pub fn has_component(&self, digest: &str) -> bool {
+        self.component_path(digest).is_file()
     }
 
     /// Forgets a service.
@@ -235,11 +271,20 @@ impl Shelf {
         }
     }
 
-    /// A component, if it is here.
+    /// A component, if it is here as it was kept.
     pub fn component(&self, digest: &str) -> Result<Option<Vec<u8>>, LibraryError> {
         let path = self.component_path(digest);
         match fs::read(&path) {
-            Ok(bytes) => Ok(Some(bytes)),
+            Ok(bytes) if hex(&Sha256::digest(&bytes)) == digest => Ok(Some(bytes)),
+            Ok(_) => {
+                tracing::error!(
+                    event = "component.damaged",
+                    ?path,
+                    "a component is not what it was when it was kept: it is removed"
+                );
+                let _ = fs::remove_file(path);
+                Ok(None)
+            }
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(cause) => Err(LibraryError::File {
                 path,
@@ -267,10 +312,12 @@ impl Shelf {
         };
         for entry in entries.flatten() {
             let path = entry.path();
-            if path.extension().is_none_or(|ending| ending != "wasm") {
+            let ending = path.extension().and_then(|ending| ending.to_str());
+            if !matches!(ending, Some("wasm" | "known")) {
                 continue;
             }
-            let digest = path.file_stem().and_then(|stem| stem.to_str());
+            let stem = path.file_stem().and_then(|stem| stem.to_str());
+            let digest = stem.and_then(|stem| stem.split('.').next());
             if digest.is_some_and(|digest| needed.contains(digest)) {
                 continue;
             }
@@ -288,6 +335,10 @@ impl Shelf {
 
     fn component_path(&self, digest: &str) -> PathBuf {
         self.folder.join(format!("{digest}.wasm"))
+    }
+
+    fn known_path(&self, digest: &str, version: &str) -> PathBuf {
+        self.folder.join(format!("{digest}.{version}.known"))
     }
 }
 
@@ -307,13 +358,12 @@ fn folder_of(cluster: &str) -> String {
     }
 }
 
-fn write_json(path: &Path, value: &impl Serialize) -> Result<(), LibraryError> {
-    let text = serde_json::to_vec_pretty(value).map_err(|cause| LibraryError::File {
+fn to_json(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, LibraryError> {
+    serde_json::to_vec_pretty(value).map_err(|cause| LibraryError::File {
         path: path.to_owned(),
         what: "written",
         cause: cause.into(),
-    })?;
-    write(path, &text)
+    })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, LibraryError> {
@@ -342,11 +392,20 @@ fn make_folder(path: &Path) -> Result<(), LibraryError> {
 
 /// Writes a file so that it is there completely or not at all, whatever dies.
 fn write(path: &Path, content: &[u8]) -> Result<(), LibraryError> {
+    replace(path, content, File::sync_all)
+}
+
+/// The same, as far as `settle` has the disk settle it.
+fn replace(
+    path: &Path,
+    content: &[u8],
+    settle: impl FnOnce(&File) -> io::Result<()>,
+) -> Result<(), LibraryError> {
     let unfinished = path.with_extension(format!("{}.tmp", uuid::Uuid::new_v4()));
     let written = File::create(&unfinished)
         .and_then(|mut file| {
             file.write_all(content)?;
-            file.sync_all()
+            settle(&file)
         })
         .and_then(|()| fs::rename(&unfinished, path));
     written.map_err(|cause| LibraryError::File {
@@ -370,6 +429,21 @@ mod tests {
         record::deploy(None, digest, Content::default(), 0, &stamp)
     }
 
+    fn digest(content: &[u8]) -> String {
+        hex(&Sha256::digest(content))
+    }
+
+    fn known() -> Known {
+        Known {
+            manifest: "name = \"user\"".into(),
+            openapi: Some("{}".into()),
+            imports: vec!["wasi:io/poll@0.2.0".into()],
+            exports: Vec::new(),
+            size: 7,
+            compiled: "aa.cwasm".into(),
+        }
+    }
+
     #[test]
     fn what_was_deployed_is_there_again_by_cluster() {
         let folder = crate::testing::folder("library");
@@ -379,7 +453,7 @@ mod tests {
             shelf.keep_record("user", &record("aa")).unwrap();
             shelf.keep_record("order", &record("bb")).unwrap();
             shelf.keep_record("user", &record("cc")).unwrap();
-            shelf.keep_component("cc", b"three").unwrap();
+            shelf.keep_component(&digest(b"three"), b"three").unwrap();
             let other = library.shelf("k", "other").unwrap();
             other.keep_record("user", &record("dd")).unwrap();
         }
@@ -391,9 +465,9 @@ mod tests {
             .map(|(name, one)| (name.as_str(), one.live.as_str()));
         let live: Vec<(&str, &str)> = live.collect();
         assert_eq!(live, [("order", "bb"), ("user", "cc")]);
-        let component = |digest| shelf.component(digest).unwrap();
-        assert_eq!(component("cc").as_deref(), Some(&b"three"[..]));
-        assert_eq!(component("aa"), None);
+        let component = |content| shelf.component(&digest(content)).unwrap();
+        assert_eq!(component(b"three").as_deref(), Some(&b"three"[..]));
+        assert_eq!(component(b"other"), None);
         shelf.forget("user").unwrap();
         shelf.forget("user").unwrap();
         assert_eq!(shelf.records().len(), 1);
@@ -420,15 +494,61 @@ mod tests {
         }
         let long_ago = std::time::SystemTime::now() - 2 * YOUNG;
         for digest in ["old", "needed"] {
-            let path = shelf.component_path(digest);
-            let file = File::options().append(true).open(path).unwrap();
-            file.set_modified(long_ago).unwrap();
+            shelf.keep_known(digest, "1", &known()).unwrap();
+            for path in [shelf.component_path(digest), shelf.known_path(digest, "1")] {
+                let file = File::options().append(true).open(path).unwrap();
+                file.set_modified(long_ago).unwrap();
+            }
         }
         shelf.keep_record("user", &record("old")).unwrap();
         shelf.tidy(&BTreeSet::from(["needed".to_owned()]));
-        let left = |digest| shelf.component(digest).unwrap().is_some();
+        let left = |digest| shelf.has_component(digest);
         assert!(!left("old") && left("needed") && left("young"));
+        let left = |digest| shelf.known(digest, "1").is_some();
+        assert!(!left("old") && left("needed"));
         assert_eq!(shelf.records().len(), 1);
+    }
+
+    #[test]
+    fn a_record_that_is_there_already_is_not_written_again() {
+        let folder = crate::testing::folder("library-same");
+        let shelf = Library::open(&folder).unwrap().shelf("k", "f").unwrap();
+        shelf.keep_record("user", &record("aa")).unwrap();
+        let file = || {
+            use std::os::unix::fs::MetadataExt;
+            fs::metadata(shelf.record_path("user")).unwrap().ino()
+        };
+        let before = file();
+        shelf.keep_record("user", &record("aa")).unwrap();
+        assert_eq!(file(), before);
+        shelf.keep_record("user", &record("bb")).unwrap();
+        assert_eq!(shelf.records()["user"].live, "bb");
+    }
+
+    #[test]
+    fn what_was_found_out_is_known_to_the_same_version_alone() {
+        let folder = crate::testing::folder("library-known");
+        let shelf = Library::open(&folder).unwrap().shelf("k", "f").unwrap();
+        shelf.keep_known("aa", "1", &known()).unwrap();
+        assert_eq!(shelf.known("aa", "1"), Some(known()));
+        assert_eq!(shelf.known("aa", "2"), None);
+        assert_eq!(shelf.known("bb", "1"), None);
+        fs::write(shelf.known_path("aa", "1"), "{").unwrap();
+        assert_eq!(shelf.known("aa", "1"), None);
+        // It is no record of a service.
+        assert!(shelf.records().is_empty());
+    }
+
+    #[test]
+    fn a_component_that_is_damaged_is_as_one_that_is_gone() {
+        let folder = crate::testing::folder("library-damaged");
+        let shelf = Library::open(&folder).unwrap().shelf("k", "f").unwrap();
+        let digest = digest(b"whole");
+        shelf.keep_component(&digest, b"whole").unwrap();
+        fs::write(shelf.component_path(&digest), b"who").unwrap();
+        assert_eq!(shelf.component(&digest).unwrap(), None);
+        shelf.keep_component(&digest, b"whole").unwrap();
+        assert!(shelf.component(&digest).unwrap().is_some());
     }
 
     #[test]

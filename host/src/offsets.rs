@@ -15,8 +15,8 @@ use crate::events::Note;
 use crate::host::{Host, subscribes};
 use crate::kafka::{Cluster, KafkaError, Source, changelog};
 use crate::service::Service;
-use crate::state::Position;
 use crate::state::rows::POSITION;
+use crate::state::{Position, State};
 
 /// How long the copy of the state may take to reach the changelog's end.
 const CATCH_UP: std::time::Duration = std::time::Duration::from_secs(15);
@@ -151,8 +151,10 @@ pub async fn reset(
     };
     let note = note.to_string();
     tokio::task::spawn_blocking(move || cluster.commit_for(&group, &of, &note)).await??;
-    if manifest.grants.state {
-        move_state(host, service, &targets).await?;
+    if let Some(state) = service.state()
+        && manifest.grants.state
+    {
+        move_state(host, service.name(), state, &targets).await?;
     }
     tracing::warn!(
         event = "offsets.reset",
@@ -165,11 +167,12 @@ pub async fn reset(
 /// Writes the positions of shards to their changelog.
 async fn move_state(
     host: &Host,
-    service: &Arc<Service>,
+    name: &str,
+    state: &State,
     targets: &BTreeMap<Source, i64>,
 ) -> Result<(), OffsetsError> {
-    let tables = service.state.writing();
-    let topic: Arc<str> = changelog(service.name(), tables.generation()).into();
+    let tables = state.writing();
+    let topic: Arc<str> = changelog(name, tables.generation()).into();
     let mut shards: BTreeMap<i32, BTreeMap<String, i64>> = BTreeMap::new();
     for ((of, partition), offset) in targets {
         let moved = shards.entry(*partition).or_default();
@@ -186,7 +189,7 @@ async fn move_state(
         let handing = host.shared.follower.hand_over(&source, end);
         let held = match tokio::time::timeout(CATCH_UP, handing).await {
             Ok(Some(held)) => held,
-            _ => return Err(OffsetsError::Behind(service.name().to_owned())),
+            _ => return Err(OffsetsError::Behind(name.to_owned())),
         };
         let mut positions = tables.positions_of(shard.unsigned_abs());
         positions.extend(moved);

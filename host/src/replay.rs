@@ -15,6 +15,7 @@ use tidemill_cli::api;
 use crate::host::{Host, subscribes};
 use crate::kafka::{KafkaError, Source, changelog};
 use crate::service::Service;
+use crate::state::State;
 
 /// Why a replay does not begin.
 #[derive(Debug, thiserror::Error)]
@@ -53,10 +54,10 @@ pub async fn begin(
     service: &Arc<Service>,
     partial: bool,
 ) -> Result<api::Replay, ReplayError> {
-    check(host, service)?;
+    let state = check(host, service)?;
     let name = service.name().to_owned();
-    let reading = service.state.reading().generation();
-    let writing = service.state.writing().generation();
+    let reading = state.reading().generation();
+    let writing = state.writing().generation();
     if reading != writing {
         return Err(ReplayError::UnderWay(name, writing));
     }
@@ -93,7 +94,7 @@ pub async fn progress(
     host: &Arc<Host>,
     service: &Arc<Service>,
 ) -> Result<api::Replay, ReplayError> {
-    check(host, service)?;
+    let state = check(host, service)?;
     let manifest = service.current().manifest.clone();
     let (name, topics) = (service.name().to_owned(), subscribes(&manifest));
     let (cluster, group) = (host.cluster.clone(), manifest.group().to_owned());
@@ -112,7 +113,7 @@ pub async fn progress(
         Ok::<_, KafkaError>((newest, spans))
     });
     let (newest, spans) = asked.await??;
-    let (reading, writing) = (service.state.reading(), service.state.writing());
+    let (reading, writing) = (state.reading(), state.writing());
     let seen = if writing.generation() == newest {
         writing.positions()
     } else {
@@ -137,12 +138,13 @@ pub async fn progress(
     })
 }
 
-fn check(host: &Host, service: &Service) -> Result<(), ReplayError> {
-    if !service.current().manifest.grants.state {
+fn check<'s>(host: &Host, service: &'s Service) -> Result<&'s State, ReplayError> {
+    let granted = service.current().manifest.grants.state;
+    let Some(state) = service.state().filter(|_| granted) else {
         return Err(ReplayError::NoState(service.name().to_owned()));
-    }
+    };
     if host.cluster.is_embedded() {
         return Err(ReplayError::Embedded);
     }
-    Ok(())
+    Ok(state)
 }

@@ -18,17 +18,24 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// The table of these services. Conflicts were refused before they got here.
-    pub fn of(services: BTreeMap<String, Arc<Service>>) -> Routes {
-        let mut table = Table::default();
-        for service in services.values() {
-            let revision = service.current();
-            let routes = revision.manifest.http.iter().flat_map(|http| &http.routes);
-            for route in routes {
-                table.insert(route, service.clone());
-            }
+    /// Puts a service in, by the routes that it has now. Conflicts were refused
+    /// before.
+    pub fn put(&mut self, service: &Arc<Service>) {
+        self.remove(service.name());
+        let revision = service.current();
+        for route in revision.manifest.http.iter().flat_map(|http| &http.routes) {
+            self.table.insert(route, service.clone());
         }
-        Routes { services, table }
+        let name = service.name().to_owned();
+        self.services.insert(name, service.clone());
+    }
+
+    /// Takes a service out.
+    pub fn remove(&mut self, name: &str) -> Option<Arc<Service>> {
+        let service = self.services.remove(name)?;
+        // It may have other routes by now than those that it was put in by.
+        self.table.retain(|target| !Arc::ptr_eq(target, &service));
+        Some(service)
     }
 
     /// The service that answers a path, on a host name.
@@ -81,6 +88,14 @@ impl<T> Table<T> {
             None => &mut self.any,
         };
         prefixes.insert(route.prefix.clone(), target);
+    }
+
+    fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
+        self.any.retain(|_, target| keep(target));
+        self.hosts.retain(|_, prefixes| {
+            prefixes.retain(|_, target| keep(target));
+            !prefixes.is_empty()
+        });
     }
 
     fn exact(&self, route: &Route) -> Option<&T> {
@@ -168,6 +183,15 @@ mod tests {
         assert_eq!(find("/"), None);
         assert_eq!(find(""), None);
         assert_eq!(find("*"), None);
+    }
+
+    #[test]
+    fn who_is_taken_out_answers_nothing_any_more() {
+        let mut table = table(&[("/a", "a"), ("api.example.com/", "a"), ("/b", "b")]);
+        table.retain(|target| *target != "a");
+        assert_eq!(table.find("any", "/a"), None);
+        assert_eq!(table.find("api.example.com", "/b"), Some(&"b"));
+        assert!(table.hosts.is_empty());
     }
 
     #[test]

@@ -2,68 +2,21 @@
 //! of its partitions.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::HeaderMap;
 use parking_lot::Mutex;
 use tidemill_cli::api::{Canary, Partition, Status};
-use tidemill_manifest::Manifest;
 use tokio::sync::watch;
 
 use crate::deployments::record;
 use crate::kafka::{End, Ends, Source};
 use crate::logs::Invocations;
 use crate::metrics::ServiceMetrics;
-use crate::runtime::Component;
-use crate::slots::Slots;
+use crate::revision::Revision;
 use crate::state::State;
-
-/// An immutable pair of component and manifest, compiled and checked. There is
-/// no way to make one that has not passed all checks (`deploy`).
-pub struct Revision {
-    /// SHA-256 of the component file, its manifest in it, as 64 digits.
-    pub digest: String,
-    /// What the service is.
-    pub manifest: Arc<Manifest>,
-    /// The manifest as it was written.
-    pub manifest_text: String,
-    /// What runs.
-    pub component: Component,
-    /// The OpenAPI document, if the component has one.
-    pub openapi: Option<serde_json::Value>,
-    /// Size of the component file in bytes.
-    pub size: u64,
-    /// How many calls run at once, and how many wait.
-    pub slots: Slots,
-    /// How its calls ended on this host.
-    pub tally: Tally,
-}
-
-/// How many calls of a revision ended, and how many failed by its own fault.
-#[derive(Debug, Default)]
-pub struct Tally {
-    ended: AtomicU64,
-    failed: AtomicU64,
-}
-
-impl Tally {
-    /// A call has ended.
-    pub fn count(&self, failed: bool) {
-        self.ended.fetch_add(1, Ordering::Relaxed);
-        if failed {
-            self.failed.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// How many ended, and how many of them failed.
-    pub fn read(&self) -> (u64, u64) {
-        let failed = self.failed.load(Ordering::Relaxed);
-        (self.ended.load(Ordering::Relaxed), failed)
-    }
-}
 
 /// What runs of a service on this host: at a time, and replaced as a whole.
 pub struct Running {
@@ -107,6 +60,14 @@ impl Running {
         }
     }
 
+    /// All revisions that are held for it.
+    pub fn revisions(&self) -> impl Iterator<Item = &Revision> {
+        let canary = self.canary.iter().map(|canary| &canary.revision);
+        let before = self.trial.iter().filter_map(|trial| trial.before.as_ref());
+        let all = std::iter::once(&self.live).chain(canary).chain(before);
+        all.map(|revision| &**revision)
+    }
+
     /// The revision for a request.
     fn for_request(&self, headers: &HeaderMap) -> &Arc<Revision> {
         let Some(canary) = &self.canary else {
@@ -148,13 +109,6 @@ impl Running {
 /// How long an event is held for a canary before it is looked at again.
 const CANARY: Duration = Duration::from_secs(10);
 
-impl Revision {
-    /// The first twelve digits of the digest: enough for people.
-    pub fn short(&self) -> &str {
-        self.digest.get(..12).unwrap_or(&self.digest)
-    }
-}
-
 /// A service under its name. Revisions come and go; this stays.
 pub struct Service {
     name: String,
@@ -164,15 +118,14 @@ pub struct Service {
     board: Board,
     /// Counters of this service.
     pub metrics: ServiceMetrics,
-    /// Its state on this host; empty unless it is granted.
-    pub state: State,
+    state: OnceLock<State>,
     /// For who watches its invocations.
     pub(crate) invocations: Arc<Invocations>,
 }
 
 impl Service {
     /// A service with its first revision.
-    pub fn new(running: Running, metrics: ServiceMetrics, state: State) -> Service {
+    pub fn new(running: Running, metrics: ServiceMetrics, state: Option<State>) -> Service {
         Service {
             name: running.live.manifest.name.clone(),
             running: ArcSwap::from_pointee(running),
@@ -180,7 +133,7 @@ impl Service {
             paused: watch::Sender::new(false),
             board: Board::default(),
             metrics,
-            state,
+            state: state.map(OnceLock::from).unwrap_or_default(),
             invocations: Arc::default(),
         }
     }
@@ -188,6 +141,28 @@ impl Service {
     /// The service's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its state on this host, if it is granted any, or was once.
+    pub fn state(&self) -> Option<&State> {
+        self.state.get()
+    }
+
+    /// It is granted state from now on. What it has already stays.
+    pub fn give_state(&self, state: Option<State>) {
+        if let Some(state) = state {
+            let _ = self.state.set(state);
+        }
+    }
+
+    /// Whether there is state that may be read.
+    pub fn is_readable(&self) -> bool {
+        self.state().is_some_and(State::is_readable)
+    }
+
+    /// How far its state is, for people.
+    pub fn restored(&self) -> String {
+        self.state().map(State::progress).unwrap_or_default()
     }
 
     /// The revision that runs for all. Whoever holds it keeps it alive: it is

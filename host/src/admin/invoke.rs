@@ -24,7 +24,7 @@ pub(super) async fn run(
     let started = Instant::now();
     let ran = match invocation {
         api::Invoke::Request(request) => {
-            if !revision.component.handles_http() {
+            if revision.manifest.http.is_none() {
                 return Err(format!("{} handles no requests", service.name()));
             }
             let request = to_request(request)?;
@@ -32,7 +32,7 @@ pub(super) async fn run(
             ran.map(|(response, effects)| (Some(response), effects))
         }
         api::Invoke::Event(event) => {
-            if !revision.component.handles_events() {
+            if revision.manifest.subscribe.is_empty() {
                 return Err(format!("{} handles no events", service.name()));
             }
             let topics = subscribes(&revision.manifest);
@@ -44,14 +44,13 @@ pub(super) async fn run(
                     topics.join(", ")
                 ));
             }
-            let view = if revision.manifest.grants.state {
-                View::Shard {
-                    tables: service.state.reading(),
+            let view = match service.state() {
+                Some(state) if revision.manifest.grants.state => View::Shard {
+                    tables: state.reading(),
                     shard: event.partition,
                     pending: Arc::default(),
-                }
-            } else {
-                View::NotGranted
+                },
+                Some(_) | None => View::NotGranted,
             };
             let event = to_event(event)?;
             let ran = dispatch::event(service, &revision, &event, 1, view).await;

@@ -261,15 +261,16 @@ async fn run_by_hand(
 /// The service and the state that is read, or why not.
 fn readable(host: &Host, name: &str) -> Result<Arc<Tables>, Box<Response>> {
     let service = host.service(name).ok_or_else(|| no_service(name))?;
-    if !service.current().manifest.grants.state {
+    let granted = service.current().manifest.grants.state;
+    let Some(state) = service.state().filter(|_| granted) else {
         let detail = format!("{name} has no state.");
         return Err(refuse(StatusCode::NOT_FOUND, "no-state", "Not Found", detail).into());
-    }
-    if !service.state.is_readable() {
-        let problem = Problem::of_failure(&Failure::Restoring(service.state.progress()));
+    };
+    if !state.is_readable() {
+        let problem = Problem::of_failure(&Failure::Restoring(state.progress()));
         return Err(problem.response(&HeaderMap::new()).into_response().into());
     }
-    Ok(service.state.reading())
+    Ok(state.reading())
 }
 
 async fn state(State(host): State<Arc<Host>>, Path(name): Path<String>) -> Response {
@@ -406,8 +407,8 @@ async fn ready(State(host): State<Arc<Host>>) -> Response {
     for service in host.services() {
         let consumes = !service.current().manifest.subscribe.is_empty();
         let state = service.current().manifest.grants.state;
-        if state && !service.state.is_readable() {
-            let (name, progress) = (service.name(), service.state.progress());
+        if state && !service.is_readable() {
+            let (name, progress) = (service.name(), service.restored());
             missing.push(format!("the state of {name} is being restored: {progress}"));
         } else if consumes && service.board().status().0 == api::Status::Starting {
             missing.push(format!("{} does not consume yet", service.name()));

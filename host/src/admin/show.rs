@@ -14,7 +14,7 @@ use crate::host::{Host, routes, subscribes};
 use crate::kafka::{Cluster, KafkaError, changelog};
 use crate::service::Service;
 use crate::state::view::Range;
-use crate::state::{StoreError, Tables, View, ViewError};
+use crate::state::{State, StoreError, Tables, View, ViewError};
 
 /// Rows of a table are counted up to this.
 const COUNTED: usize = 100_000;
@@ -73,17 +73,20 @@ pub(super) async fn detail(host: &Host, service: &Arc<Service>) -> Detail {
     Detail {
         summary,
         deployed_at: running.deployed_at,
-        size: revision.size,
-        imports: revision.component.imported().to_vec(),
-        exports: revision.component.exported().to_vec(),
-        manifest: tidemill_manifest::without_secrets(&revision.manifest_text),
+        size: revision.known.size,
+        imports: revision.known.imports.clone(),
+        exports: revision.known.exports.clone(),
+        manifest: tidemill_manifest::without_secrets(&revision.known.manifest),
         group: consumes.then(|| manifest.group().to_owned()),
         delivery: match delivery(manifest, &host.cluster) {
             tidemill_manifest::Delivery::ExactlyOnce => Delivery::ExactlyOnce,
             tidemill_manifest::Delivery::AtLeastOnce => Delivery::AtLeastOnce,
         },
         partitions,
-        state: manifest.grants.state.then(|| state(host, service)),
+        state: match service.state() {
+            Some(kept) if manifest.grants.state => Some(state(host, service.name(), kept)),
+            Some(_) | None => None,
+        },
         commits: service.metrics.commits(),
         trouble: match consumes {
             true if !up => Some(AWAY.to_owned()),
@@ -136,10 +139,10 @@ fn partitions(
     Ok(all)
 }
 
-fn state(host: &Host, service: &Service) -> api::State {
-    let (reading, writing) = (service.state.reading(), service.state.writing());
+fn state(host: &Host, name: &str, state: &State) -> api::State {
+    let (reading, writing) = (state.reading(), state.writing());
     let generation = writing.generation();
-    let topic = (!host.cluster.is_embedded()).then(|| changelog(service.name(), generation));
+    let topic = (!host.cluster.is_embedded()).then(|| changelog(name, generation));
     let mut shards: BTreeMap<u32, BTreeMap<String, i64>> = BTreeMap::new();
     for shard in writing.shards().iter().chain(&writing.known_shards()) {
         shards.entry(*shard).or_default();
@@ -172,7 +175,7 @@ fn state(host: &Host, service: &Service) -> api::State {
     api::State {
         changelog: topic,
         generation,
-        readable: service.state.is_readable(),
+        readable: state.is_readable(),
         shards: shown.collect(),
     }
 }

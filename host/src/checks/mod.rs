@@ -11,10 +11,12 @@ pub mod smoke;
 
 use std::sync::Arc;
 
+use serde_json::Value;
 use tidemill_cli::api::{Change, Warning};
 use tidemill_manifest::Manifest;
 
-use crate::service::{Revision, Service};
+use crate::revision::Revision;
+use crate::service::Service;
 use changes::Side;
 
 /// What is to be said of a revision that takes the place of another one, or of
@@ -26,7 +28,11 @@ pub fn tell(
     services: &[Arc<Service>],
     created: &[String],
 ) -> (Vec<Change>, Vec<Warning>) {
-    let changes = before.map(|before| changes::between(&side(before), &side(new)));
+    let document = |revision: &Revision| revision.known.document();
+    let changes = before.map(|before| {
+        let (was, is) = (document(before), document(new));
+        changes::between(&side(before, was.as_ref()), &side(new, is.as_ref()))
+    });
     let services: Vec<Arc<Revision>> = services.iter().map(|service| service.current()).collect();
     let services: Vec<&Manifest> = services.iter().map(|running| &*running.manifest).collect();
     let existed = |topic: &str| !created.iter().any(|new| new == topic);
@@ -35,12 +41,12 @@ pub fn tell(
     (changes.unwrap_or_default(), warnings)
 }
 
-fn side(revision: &Revision) -> Side<'_> {
+fn side<'r>(revision: &'r Revision, openapi: Option<&'r Value>) -> Side<'r> {
     Side {
         manifest: &revision.manifest,
-        imports: revision.component.imported(),
-        exports: revision.component.exported(),
-        size: revision.size,
-        openapi: revision.openapi.as_ref(),
+        imports: &revision.known.imports,
+        exports: &revision.known.exports,
+        size: revision.known.size,
+        openapi,
     }
 }

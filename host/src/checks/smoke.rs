@@ -17,7 +17,8 @@ use crate::effects::Effects;
 use crate::invocation::{Event, Failure, Request, Response, next_number};
 use crate::kafka;
 use crate::metrics::Metrics;
-use crate::service::{Revision, Running, Service};
+use crate::revision::Revision;
+use crate::service::{Running, Service};
 use crate::state::{State, Store, StoreError, Tables, View};
 
 /// How long a call may wait for memory, besides the time that it may run.
@@ -79,7 +80,7 @@ pub async fn run(
     }
     let state = state(service, store, &revision.manifest.name)?;
     let metrics = Metrics::new()?.service(&revision.manifest.name);
-    let stand = Service::new(Running::only(revision.clone(), 0, 0), metrics, state);
+    let stand = Service::new(Running::only(revision.clone(), 0, 0), metrics, Some(state));
     let patience = revision.manifest.limits.time + PATIENCE;
     for (number, smoke) in calls.iter().enumerate() {
         let (number, all, call) = (number + 1, calls.len(), smoke.call.to_string());
@@ -133,18 +134,18 @@ async fn make(stand: &Service, revision: &Arc<Revision>, call: &SmokeCall) -> Ra
             ran.map(|(response, effects)| (Some(response), effects))
         }
         SmokeCall::Event(wanted) => {
-            let tables = stand.state.reading();
-            let event = event(wanted, partition(&tables, wanted.key.as_deref()));
-            let view = if !revision.manifest.grants.state {
-                View::NotGranted
-            } else if stand.state.is_readable() {
-                View::Shard {
+            let tables = stand.state().map(State::reading);
+            let key = wanted.key.as_deref();
+            let number = tables.as_ref().map_or(0, |tables| partition(tables, key));
+            let event = event(wanted, number);
+            let view = match tables {
+                _ if !revision.manifest.grants.state => View::NotGranted,
+                Some(tables) if stand.is_readable() => View::Shard {
                     tables,
                     shard: event.partition.cast_unsigned(),
                     pending: Arc::default(),
-                }
-            } else {
-                return Err(Failure::Restoring(stand.state.progress()));
+                },
+                Some(_) | None => return Err(Failure::Restoring(stand.restored())),
             };
             let ran = dispatch::event(stand, revision, &event, 1, view).await;
             ran.map(|effects| (None, effects))

@@ -4,25 +4,33 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::record::{Content, Deployment};
-use super::trial;
+use super::record::Deployment;
 use crate::host::{DeployError, Host};
 use crate::invocation::Failure;
 use crate::kafka::KafkaError;
-use crate::service::{Candidate, Revision, Running, Trial};
+use crate::revision::Revision;
+use crate::revisions::cores;
+use crate::service::{Candidate, Running, Trial};
 
 /// How long to wait before what Kafka did not give is asked for again.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// How far a revision has to be before it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ahead {
+    /// In memory, with a first instance up.
+    Ready,
+    /// That this host has run it before will do.
+    Kept,
+}
 
 impl Host {
     /// Applies what changes, for as long as this host lives.
     pub async fn follow(self: Arc<Self>, mut changes: mpsc::UnboundedReceiver<String>) {
         // Compiling takes a core.
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let turns = Arc::new(Semaphore::new(cores));
+        let turns = Arc::new(Semaphore::new(cores()));
         while let Some(name) = changes.recv().await {
             if !self.applying.lock().insert(name.clone()) {
                 continue;
@@ -77,24 +85,8 @@ impl Host {
         if running.is_some_and(|running| running.number == record.number) {
             return Ok(());
         }
-        let live = self.revision(&record, &record.live).await?;
-        let canary = match &record.canary {
-            None => None,
-            Some(share) => Some(Candidate {
-                revision: self.revision(&record, &share.revision).await?,
-                share: share.clone(),
-            }),
-        };
-        let trial = self.trial(&record).await;
-        let running = Running {
-            number: record.number,
-            deployed_at: record.since,
-            live,
-            canary,
-            trial,
-        };
-        let service = self.put(name, running, &record).await?;
-        trial::watch(self, &service, &service.running());
+        let running = self.running(&record, Ahead::Ready).await?;
+        self.put(name, running, &record).await?;
         if replaces {
             let (host, needed) = (self.clone(), self.needed());
             tokio::task::spawn_blocking(move || host.shelf.tidy(&needed)).await?;
@@ -102,45 +94,56 @@ impl Host {
         Ok(())
     }
 
+    /// What a record says that runs.
+    pub(crate) async fn running(
+        self: &Arc<Self>,
+        record: &Deployment,
+        ahead: Ahead,
+    ) -> Result<Running, DeployError> {
+        let live = self.revision(record, &record.live, ahead).await?;
+        let canary = match &record.canary {
+            None => None,
+            Some(share) => Some(Candidate {
+                revision: self.revision(record, &share.revision, ahead).await?,
+                share: share.clone(),
+            }),
+        };
+        Ok(Running {
+            number: record.number,
+            deployed_at: record.since,
+            live,
+            canary,
+            trial: self.trial(record, ahead).await,
+        })
+    }
+
     /// The trial that a record tells of, if it is not over.
-    async fn trial(self: &Arc<Self>, record: &Deployment) -> Option<Trial> {
+    async fn trial(self: &Arc<Self>, record: &Deployment, ahead: Ahead) -> Option<Trial> {
         let trial = record.trial.as_ref()?;
         let left = Duration::from_millis(trial.until.checked_sub(crate::now_ms())?);
         // The way back takes longer without it, and is there all the same.
-        let before = self.revision(record, &trial.before).await.ok();
+        let before = self.revision(record, &trial.before, ahead).await.ok();
         Some(Trial {
             until: Instant::now() + left,
             before,
         })
     }
 
-    /// A revision by its digest: one that is loaded, else what is on disk, else
-    /// what Kafka has.
+    /// A revision by its digest.
     async fn revision(
         self: &Arc<Self>,
         record: &Deployment,
         digest: &str,
+        ahead: Ahead,
     ) -> Result<Arc<Revision>, DeployError> {
-        if let Some(loaded) = self.loaded(digest) {
-            return Ok(loaded);
-        }
-        let (host, kept) = (self.clone(), digest.to_owned());
-        let kept = tokio::task::spawn_blocking(move || host.shelf.component(&kept)).await?;
-        let bytes = match kept {
-            Ok(Some(bytes)) => Bytes::from(bytes),
-            Ok(None) => {
-                let content = record.contents.get(digest).cloned();
-                let bytes = self.fetch(digest, &content.unwrap_or_default()).await?;
-                self.keep_component(digest, bytes.clone()).await?;
-                bytes
+        if ahead == Ahead::Kept {
+            let (revisions, kept) = (self.revisions.clone(), digest.to_owned());
+            let kept = tokio::task::spawn_blocking(move || revisions.kept(&kept)).await?;
+            if let Some(kept) = kept {
+                return Ok(kept);
             }
-            Err(error) => return Err(error.into()),
-        };
-        Ok(self.load(bytes).await?.revision)
-    }
-
-    async fn fetch(&self, digest: &str, content: &Content) -> Result<Bytes, DeployError> {
-        Ok(self.registry.fetch(digest, content).await?.into())
+        }
+        self.revisions.ready(record, digest).await
     }
 
     /// The digests of what is kept on disk: what runs, and what may at once. Where

@@ -5,13 +5,13 @@
 //! runs, `presence` which hosts live. `applying` makes this host run what the
 //! records say, and `trial` goes back by itself. Here is what people ask for.
 
-mod applying;
+pub(crate) mod applying;
 mod content;
 mod presence;
 pub mod record;
 mod registry;
 mod topics;
-mod trial;
+pub(crate) mod trial;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use tidemill_manifest::Manifest;
 use crate::checks;
 use crate::host::{DeployError, Host, micros, routes, subscribes};
 use crate::kafka::KafkaError;
-use crate::service::Revision;
+use crate::revision::Revision;
 use record::{Deployment, Refused, Stamp};
 use registry::{Committed, TRIES};
 
@@ -73,7 +73,7 @@ impl Host {
         component: Bytes,
         how: How,
     ) -> Result<api::Deployed, DeployError> {
-        let loaded = self.load(component.clone()).await?;
+        let loaded = self.revisions.of(component.clone()).await?;
         let (revision, compiled_in) = (loaded.revision, loaded.compiled_in);
         let manifest = revision.manifest.clone();
         let name = &manifest.name;
@@ -133,8 +133,7 @@ impl Host {
         if new_state {
             self.state_is_empty(name)?;
         }
-        self.keep_component(&revision.digest, component.clone())
-            .await?;
+        self.revisions.keep(&revision, component.clone()).await?;
         let trial = trial::time(&manifest);
         let made = self
             .change(

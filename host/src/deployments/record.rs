@@ -261,9 +261,12 @@ impl Deployment {
             .collect()
     }
 
-    /// Whether a revision ran and does not any more.
+    /// Whether a revision ran and does not any more; the one before a trial is held
+    /// ready, and has been replaced all the same.
     pub fn was_replaced(&self, digest: &str) -> bool {
-        self.contents.contains_key(digest) && !self.running().any(|running| running == digest)
+        let canary = self.canary.as_ref();
+        let runs = self.live == digest || canary.is_some_and(|canary| canary.revision == digest);
+        self.contents.contains_key(digest) && !runs
     }
 
     /// The number and the change are new, and the history has one more.
@@ -547,8 +550,21 @@ mod tests {
         let dropped: Vec<&str> = next.dropped(&record).into_iter().map(|(d, _)| d).collect();
         assert_eq!(dropped, ["d05"]);
         assert!(next.was_replaced("d10") && !next.was_replaced("new"));
-        // It is what one goes back to.
-        assert!(!next.was_replaced("d24"));
+        // What one goes back to has been replaced, and is held ready.
+        assert!(next.was_replaced("d24") && next.running().any(|running| running == "d24"));
+    }
+
+    #[test]
+    fn what_runs_was_not_replaced_and_what_is_on_trial_or_failed_it_is_no_exception() {
+        let record = deployed(&["a", "b"]);
+        assert!(record.was_replaced("a") && !record.was_replaced("b"));
+        let content = Content::default();
+        let beside = canary("s", Some(&record), share("c", 5.0), content, &stamp(30)).unwrap();
+        assert!(!beside.was_replaced("b") && !beside.was_replaced("c"));
+        let number = record.number;
+        let back = fall_back("s", Some(&record), "b", number, String::new(), &stamp(30));
+        let back = back.unwrap();
+        assert!(back.was_replaced("b") && !back.was_replaced("a"));
     }
 
     #[test]

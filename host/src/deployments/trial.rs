@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use tidemill_manifest::{Manifest, Percent};
 
 use crate::host::Host;
-use crate::service::{Revision, Running, Service};
+use crate::revision::Revision;
+use crate::service::{Running, Service};
 
 /// How often it is looked.
 const TICK: Duration = Duration::from_millis(50);
@@ -57,7 +58,7 @@ fn exceeds(ended: u64, failed: u64, share: Percent, calls: u32) -> bool {
 }
 
 /// Watches what a service runs, as long as that may still be taken back.
-pub(super) fn watch(host: &Arc<Host>, service: &Arc<Service>, running: &Running) {
+pub(crate) fn watch(host: &Arc<Host>, service: &Arc<Service>, running: &Running) {
     let judged = match (&running.canary, &running.trial) {
         (Some(canary), _) => &canary.revision,
         (None, Some(_)) => &running.live,

@@ -26,7 +26,8 @@ use crate::dispatch;
 use crate::effects::Effects;
 use crate::invocation::{Event, Failure};
 use crate::kafka::{Cluster, Queue, Received, Source};
-use crate::service::{Revision, Service};
+use crate::revision::Revision;
+use crate::service::Service;
 use crate::state::{Overlay, View};
 use crate::trace;
 

@@ -417,8 +417,8 @@ impl<'a> Member<'a> {
     fn catch_up(&mut self, unit: Unit, term: u64) {
         let Some(changelog) = &self.changelog else {
             let shard = unit.partition.cast_unsigned();
-            let tables = self.run.service.state.writing();
-            let held = self.run.state.then(|| Held::alone(tables, shard));
+            let state = self.run.state();
+            let held = state.map(|state| Held::alone(state.writing(), shard));
             let followed = self.followed(&unit);
             self.catching_up.spawn(async move {
                 followed.await;

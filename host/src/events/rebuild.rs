@@ -48,7 +48,8 @@ impl Member<'_> {
             )
         });
         self.run.service.board().missing(missing);
-        let Some(known) = self.changelog.clone() else {
+        let run = self.run;
+        let (Some(known), Some(state)) = (self.changelog.clone(), run.state()) else {
             return;
         };
         if let Some(shards) = looked.next {
@@ -61,7 +62,7 @@ impl Member<'_> {
             );
             let steps = self.ownership.halt();
             self.take(steps).await;
-            match self.run.turn_to(generation, shards) {
+            match run.turn_to(state, generation, shards) {
                 Ok(changelog) => self.changelog = Some(changelog),
                 Err(error) => {
                     tracing::error!(event = "state.not-kept", service = self.name(), %error, "the new generation cannot be kept");
@@ -111,7 +112,9 @@ impl Member<'_> {
         if self.changelog.is_none() {
             return;
         }
-        let state = &self.run.service.state;
+        let Some(state) = self.run.state() else {
+            return;
+        };
         let Some(old) = state.change_over() else {
             return;
         };

@@ -20,7 +20,7 @@ use crate::follower::Follower;
 use crate::kafka::{Cluster, Found, KafkaError, Publisher, Source, Transactor, changelog};
 use crate::library::Library;
 use crate::service::Service;
-use crate::state::StoreError;
+use crate::state::{State, StoreError};
 
 /// How long to wait before the next try: at first, and at most.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -252,11 +252,16 @@ impl Run {
                 _ = &mut stopped => break,
             }
         }
-        if self.state {
-            let generation = self.service.state.writing().generation();
+        if let Some(state) = self.state() {
+            let generation = state.writing().generation();
             let topic: Arc<str> = changelog(service, generation).into();
             self.shared.follower.leave(&topic);
         }
+    }
+
+    /// Its state, if it has any.
+    pub(super) fn state(&self) -> Option<&State> {
+        self.service.state().filter(|_| self.state)
     }
 
     /// What is noted beside offsets that are committed now.
@@ -285,10 +290,7 @@ impl Run {
     /// Begins a membership: what a predecessor left undone is ended first, then
     /// the state is found, then the group is joined.
     async fn begin(&self) -> Result<Member<'_>, StartError> {
-        let changelog = match self.state {
-            true => self.changelog().await?,
-            false => None,
-        };
+        let changelog = self.changelog().await?;
         self.dead_letters().await?;
         self.bid_farewell().await?;
         let means = match self.delivery {
@@ -328,9 +330,12 @@ impl Run {
         Ok(farewell.await?)
     }
 
-    /// Finds the newest changelog, made if there is none, and follows it.
+    /// Finds the newest changelog, made if there is none, and follows it. None where
+    /// there is nothing to follow.
     async fn changelog(&self) -> Result<Option<Changelog>, StartError> {
-        let state = &self.service.state;
+        let Some(state) = self.state() else {
+            return Ok(None);
+        };
         let cluster = &self.shared.cluster;
         if cluster.is_embedded() {
             // One host, and topics that end with it: there is nothing to follow.
@@ -362,12 +367,17 @@ impl Run {
             }
             tables.set_complete()?;
         }
-        Ok(Some(self.turn_to(generation, shards)?))
+        Ok(Some(self.turn_to(state, generation, shards)?))
     }
 
     /// Writes and follows this generation of the state from now on.
-    pub(super) fn turn_to(&self, generation: u32, shards: i32) -> Result<Changelog, StoreError> {
-        let tables = self.service.state.turn_to(generation)?;
+    pub(super) fn turn_to(
+        &self,
+        state: &State,
+        generation: u32,
+        shards: i32,
+    ) -> Result<Changelog, StoreError> {
+        let tables = state.turn_to(generation)?;
         let topic: Arc<str> = changelog(self.service.name(), generation).into();
         let follower = &self.shared.follower;
         follower.follow(tables, &topic, shards.unsigned_abs());

@@ -19,8 +19,9 @@ use crate::host::Host;
 use crate::invocation::{Failure, Identity, Request, Response, next_number};
 use crate::limits::Limit;
 use crate::problem::Problem;
+use crate::revision::Revision;
 use crate::runtime::is_hop_by_hop;
-use crate::service::{Revision, Service};
+use crate::service::Service;
 use crate::state::NotReached;
 use crate::trace::{self, Server, TraceId};
 
@@ -178,7 +179,11 @@ async fn reach(service: &Service, revision: &Revision, headers: &HeaderMap) -> R
     let theirs: Vec<_> = theirs
         .map(|((topic, partition), offset)| (topic, partition, offset))
         .collect();
-    match service.state.reach(&theirs, PATIENCE).await {
+    let reached = match service.state() {
+        Some(state) => state.reach(&theirs, PATIENCE).await,
+        None => Err(NotReached::Late),
+    };
+    match reached {
         Ok(()) => Ok(()),
         Err(NotReached::Late) => Err(Problem::position_not_reached(PATIENCE.as_secs())),
         Err(NotReached::Crowded) => Err(Problem::too_many_wait()),

@@ -84,7 +84,7 @@ fn openapi(host: &Host) -> Value {
         (
             name.as_str(),
             revision.manifest.description.clone(),
-            revision.openapi.clone().unwrap_or_default(),
+            revision.known.document().unwrap_or_default(),
         )
     });
     merge(documents.collect())

@@ -17,7 +17,7 @@ use super::ring::{Part, Ring};
 use crate::effects::Effects;
 use crate::http::POSITION;
 use crate::invocation::{Event, Failure};
-use crate::service::Revision;
+use crate::revision::Revision;
 
 /// Lines that wait for their readers are kept up to this many bytes.
 const MOST: usize = 256 << 10;

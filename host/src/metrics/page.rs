@@ -170,10 +170,13 @@ impl Page {
     fn set_service(&self, service: &Service) {
         let name = &[service.name()];
         let revision = service.current();
-        let idle = revision.component.idle() as u64;
+        // What is not in memory has no instances.
+        let component = revision.in_memory();
+        let component = component.as_ref();
+        let idle = component.map_or(0, |component| component.idle() as u64);
         self.idle.with_label_values(name).set(whole(idle));
-        let memory = whole(revision.component.memory());
-        self.memory.with_label_values(name).set(memory);
+        let memory = component.map_or(0, |component| component.memory());
+        self.memory.with_label_values(name).set(whole(memory));
         count_on(
             &self.dropped,
             service.name(),
@@ -183,14 +186,16 @@ impl Page {
             let paused = service.board().status().0 == Status::Paused;
             self.paused.with_label_values(name).set(paused.into());
         }
-        if revision.manifest.grants.state {
-            let state = service.state.reading();
+        if revision.manifest.grants.state
+            && let Some(granted) = service.state()
+        {
+            let state = granted.reading();
             let bytes = whole(state.disk_space());
             self.state_bytes.with_label_values(name).set(bytes);
             let behind = self.state_behind.with_label_values(name);
             behind.set(state.behind());
             let readable = self.state_readable.with_label_values(name);
-            readable.set(service.state.is_readable().into());
+            readable.set(granted.is_readable().into());
         }
     }
 

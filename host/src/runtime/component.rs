@@ -96,7 +96,16 @@ pub struct Component {
     pool: Arc<Pool>,
     imported: Vec<String>,
     exported: Vec<String>,
-    compiled_in: Option<Duration>,
+    compiled: Compiled,
+}
+
+/// Where the compiled code of a component is.
+#[derive(Clone, Debug, Default)]
+pub struct Compiled {
+    /// The name of the file in the compile cache; empty if it is in none.
+    pub file: String,
+    /// How long the compiler took; none if the code came from the cache.
+    pub took: Option<Duration>,
 }
 
 /// Which handlers a component has, and where.
@@ -110,7 +119,7 @@ pub(super) struct Exports {
 impl Component {
     pub(super) fn check(
         component: wasmtime::component::Component,
-        compiled_in: Option<Duration>,
+        compiled: Compiled,
         runtime: &Runtime,
         manifest: Arc<Manifest>,
         revision: &str,
@@ -159,7 +168,7 @@ impl Component {
             pool,
             imported,
             exported,
-            compiled_in,
+            compiled,
         })
     }
 
@@ -188,6 +197,12 @@ impl Component {
         }
         self.pool
             .keep(instance, self.manifest.limits.instances as usize);
+    }
+
+    /// Drops the instances that nobody has needed since the last time. Whether the
+    /// component was called since then.
+    pub fn rest(&self) -> bool {
+        self.pool.rest()
     }
 
     /// How many instances are idle.
@@ -226,16 +241,6 @@ impl Component {
         Ok(Some(document))
     }
 
-    /// Whether it handles requests.
-    pub fn handles_http(&self) -> bool {
-        self.exports.http.is_some()
-    }
-
-    /// Whether it handles events.
-    pub fn handles_events(&self) -> bool {
-        self.exports.events.is_some()
-    }
-
     /// Interfaces it imports.
     pub fn imported(&self) -> &[String] {
         &self.imported
@@ -246,9 +251,9 @@ impl Component {
         &self.exported
     }
 
-    /// How long the compiler took; none if the component came from the cache.
-    pub fn compiled_in(&self) -> Option<Duration> {
-        self.compiled_in
+    /// Where its compiled code is.
+    pub fn compiled(&self) -> &Compiled {
+        &self.compiled
     }
 }
 

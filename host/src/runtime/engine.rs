@@ -13,7 +13,7 @@ use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllo
 
 use super::bindings;
 use super::compiler::Compiler;
-use super::component::{Component, LoadError};
+use super::component::{Compiled, Component, LoadError};
 use super::context::{Context, Host};
 use super::memory::HostMemory;
 use super::turns::Turns;
@@ -127,8 +127,27 @@ impl Runtime {
         manifest: Arc<Manifest>,
         revision: &str,
     ) -> Result<Component, LoadError> {
-        let (compiled, took) = self.compile(bytes)?;
-        Component::check(compiled, took, self, manifest, revision)
+        let (component, compiled) = self.compile(bytes)?;
+        Component::check(component, compiled, self, manifest, revision)
+    }
+
+    /// Whether the compile cache has a file, as [`Compiled`] names it. Whether it is
+    /// usable is found when it is used.
+    pub fn has_compiled(&self, file: &str) -> bool {
+        !file.is_empty() && self.cache.join(file).is_file()
+    }
+
+    /// Names this engine and this version of the host: what another one has found
+    /// out about a component says nothing.
+    pub fn version(&self) -> String {
+        use std::hash::{Hash, Hasher};
+
+        let mut version = std::hash::DefaultHasher::new();
+        self.engine
+            .precompile_compatibility_hash()
+            .hash(&mut version);
+        env!("CARGO_PKG_VERSION").hash(&mut version);
+        format!("{:016x}", version.finish())
     }
 
     /// As `load`, in this process and past the cache.
@@ -136,13 +155,13 @@ impl Runtime {
         recognise(bytes)?;
         let component = wasmtime::component::Component::new(&self.engine, bytes)
             .map_err(|cause| LoadError::NotValid(format!("{cause:#}")))?;
-        Component::check(component, None, self, manifest, "")
+        Component::check(component, Compiled::default(), self, manifest, "")
     }
 
     fn compile(
         &self,
         bytes: &[u8],
-    ) -> Result<(wasmtime::component::Component, Option<Duration>), LoadError> {
+    ) -> Result<(wasmtime::component::Component, Compiled), LoadError> {
         use std::hash::{Hash, Hasher};
 
         recognise(bytes)?;
@@ -153,21 +172,21 @@ impl Runtime {
         self.engine
             .precompile_compatibility_hash()
             .hash(&mut engine);
-        let file = self.cache.join(format!(
+        let name = format!(
             "{}-{:016x}.cwasm",
             hex(&Sha256::digest(tidemill_manifest::without_sections(bytes))),
             engine.finish()
-        ));
-        if file.exists() {
-            match self.cached(&file) {
-                Ok(component) => return Ok((component, None)),
-                Err(error) => {
-                    tracing::warn!(event = "cache.unusable", file = %file.display(), %error, "cached component is not usable, compiling it again");
-                    let _ = std::fs::remove_file(&file);
-                }
-            }
+        );
+        let file = self.cache.join(&name);
+        let compiled = |took| Compiled { file: name, took };
+        if let Some(component) = self.kept(&file) {
+            return Ok((component, compiled(None)));
         }
         let _turn = self.compiling.lock();
+        // Another service of the same code may have been compiled meanwhile.
+        if let Some(component) = self.kept(&file) {
+            return Ok((component, compiled(None)));
+        }
         tracing::info!(
             event = "compile.begun",
             size = bytes.len(),
@@ -175,9 +194,9 @@ impl Runtime {
         );
         let started = Instant::now();
         let unfinished = file.with_extension(format!("{}.tmp", uuid::Uuid::new_v4()));
-        let compiled = self.compiler.compile(&self.engine, bytes, &unfinished);
-        let renamed = compiled
-            .and_then(|()| std::fs::rename(&unfinished, &file).map_err(LoadError::Compiler));
+        let made = self.compiler.compile(&self.engine, bytes, &unfinished);
+        let renamed =
+            made.and_then(|()| std::fs::rename(&unfinished, &file).map_err(LoadError::Compiler));
         if renamed.is_err() {
             let _ = std::fs::remove_file(&unfinished);
         }
@@ -186,7 +205,22 @@ impl Runtime {
         let component = self
             .cached(&file)
             .map_err(|cause| LoadError::NotValid(format!("{cause:#}")))?;
-        Ok((component, Some(started.elapsed())))
+        Ok((component, compiled(Some(started.elapsed()))))
+    }
+
+    /// What the cache has of a file, if that is usable.
+    fn kept(&self, file: &Path) -> Option<wasmtime::component::Component> {
+        if !file.exists() {
+            return None;
+        }
+        match self.cached(file) {
+            Ok(component) => Some(component),
+            Err(error) => {
+                tracing::warn!(event = "cache.unusable", file = %file.display(), %error, "cached component is not usable, compiling it again");
+                let _ = std::fs::remove_file(file);
+                None
+            }
+        }
     }
 
     fn cached(&self, file: &Path) -> wasmtime::Result<wasmtime::component::Component> {

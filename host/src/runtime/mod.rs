@@ -19,7 +19,7 @@ pub use compiler::{Compiler, run as compile};
 /// The version of wasmtime.
 pub const VERSION: &str = wasmtime_environ::VERSION;
 
-pub use component::{Component, LoadError};
+pub use component::{Compiled, Component, LoadError};
 pub use engine::{Bounds, Runtime};
 pub(crate) use engine::{hex, recognise};
 pub use instance::Instance;

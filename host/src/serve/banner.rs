@@ -133,6 +133,7 @@ mod tests {
             },
             memory: 0,
             compile_time: Duration::ZERO,
+            idle_time: Duration::ZERO,
             deploy: Vec::new(),
             log_format: None,
             log: String::new(),

@@ -100,6 +100,11 @@ pub struct Args {
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     compile_time: Option<u64>,
 
+    /// How long what nobody calls stays in memory, in seconds [default: 300]
+    #[arg(long, env = "TIDEMILL_IDLE_TIME", value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    idle_time: Option<u64>,
+
     /// How log lines look [default: pretty on a terminal, json otherwise]
     #[arg(long, env = "TIDEMILL_LOG_FORMAT", value_name = "FORMAT")]
     log_format: Option<LogFormat>,
@@ -177,6 +182,7 @@ struct File {
     replication: Option<i32>,
     memory: Option<String>,
     compile_time: Option<u64>,
+    idle_time: Option<u64>,
     #[serde(default)]
     deploy: Vec<PathBuf>,
     log_format: Option<LogFormat>,
@@ -227,6 +233,7 @@ pub(crate) struct Config {
     pub(crate) topics: Topics,
     pub(crate) memory: u64,
     pub(crate) compile_time: Duration,
+    pub(crate) idle_time: Duration,
     pub(crate) deploy: Vec<PathBuf>,
     pub(crate) log_format: Option<LogFormat>,
     pub(crate) log: String,
@@ -308,6 +315,7 @@ impl Config {
             compile_time: Duration::from_secs(
                 args.compile_time.or(file.compile_time).unwrap_or(60),
             ),
+            idle_time: Duration::from_secs(args.idle_time.or(file.idle_time).unwrap_or(300)),
             deploy,
             log_format: args.log_format.or(file.log_format),
             log: or(args.log, file.log, DEFAULT_LOG),
@@ -321,6 +329,9 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         if self.compile_time.is_zero() {
             return Err(ConfigError::Range("compile-time", "at least 1"));
+        }
+        if self.idle_time.is_zero() {
+            return Err(ConfigError::Range("idle-time", "at least 1"));
         }
         if self.topics.partitions < 1 {
             return Err(ConfigError::Range("partitions", "at least 1"));

@@ -167,6 +167,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     )?;
     host.start_kept().await;
     tokio::spawn(host.clone().follow(changes));
+    tokio::spawn(host.clone().rest(config.idle_time));
     let (stopping, told) = watch::channel(false);
     let publicly = tokio::spawn(listener::run(
         public,
@@ -385,7 +386,19 @@ async fn deploy(host: &Arc<Host>, file: &PathBuf) -> Result<(), ServeError> {
             ..How::default()
         };
         match host.deploy(component.clone(), how).await {
-            Ok(_) => return Ok(()),
+            Ok(deployed) => {
+                let service = deployed.name;
+                for warning in deployed.warnings {
+                    tracing::warn!(
+                        event = "deploy.warning",
+                        service,
+                        kind = warning.kind,
+                        "{}",
+                        warning.message
+                    );
+                }
+                return Ok(());
+            }
             Err(
                 error @ (DeployError::Kafka(
                     KafkaError::Unreachable { .. } | KafkaError::Denied { .. },

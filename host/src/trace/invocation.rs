@@ -9,7 +9,7 @@ use super::span::{Span, short};
 use super::tracing_on;
 use crate::effects::Effects;
 use crate::invocation::{Event, Failure};
-use crate::service::Revision;
+use crate::revision::Revision;
 
 /// How often an event has been run, from 1: the conventions have no name for it.
 const ATTEMPT: &str = "tidemill.attempt";

@@ -10,8 +10,8 @@ use opentelemetry_semantic_conventions::attribute;
 use super::context::{Context, Fields};
 use super::span::{Span, short};
 use super::{trace_id, tracing_on};
+use crate::revision::Revision;
 use crate::routes::{host_name, route};
-use crate::service::Revision;
 
 /// What a method that HTTP does not know is called.
 const OTHER: &str = "_OTHER";

@@ -436,3 +436,23 @@ fn a_host_with_an_empty_disk_runs_all_of_a_large_fleet_before_it_is_ready() {
         began.elapsed()
     );
 }
+
+#[test]
+fn a_restart_with_the_component_before_leaves_its_successor_on_trial() {
+    let name = unique("on-trial");
+    let revision = |number: u32| {
+        let manifest = manifest(&name).setting("revision", &number.to_string());
+        Component::misbehave(&manifest.trial("time", "\"10m\""))
+    };
+    let mut host = Host::embedded([revision(1)]);
+    let second = host.deploy(&revision(2));
+    assert!(host.terminate().success());
+    let first = host.folder().path().join("deploy-0.wasm");
+    host.restart_with(&[format!("--deploy={}", first.display())]);
+    host.ready();
+    assert_eq!(answers(host.http(), &name), digest(&second));
+    assert!(host.log().contains("deploy.replaced-before"));
+    // It is what one goes back to, all the same.
+    let back = ask(&host, &format!("/v1/services/{name}/rollback"), &json!({}));
+    assert_eq!(back["revision"], second["previous"]);
+}

@@ -23,6 +23,7 @@ mod http;
 mod invocations;
 mod limits;
 mod logs;
+mod many;
 mod metrics;
 mod offsets;
 mod operating;
