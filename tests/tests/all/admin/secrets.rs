@@ -27,12 +27,13 @@ fn is_silent(what: &str, said: &[u8]) {
     }
 }
 
-/// All files of a folder, but for the components: what is in those is not the
-/// host's to change.
+/// All files of a folder, but for the components and what is known of each, its
+/// manifest among it: what is in those is not the host's to change.
 fn files_are_silent(folder: &Path) {
     for entry in fs::read_dir(folder).unwrap().flatten() {
         let path = entry.path();
-        let component = path.extension().is_some_and(|ending| ending == "wasm");
+        let ending = path.extension().and_then(|ending| ending.to_str());
+        let component = matches!(ending, Some("wasm" | "known"));
         if path.is_dir() && !path.ends_with("cache") {
             files_are_silent(&path);
         } else if path.is_file() && !component {
