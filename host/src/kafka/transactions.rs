@@ -320,7 +320,7 @@ impl Work {
         // An answer that is missing may come after the abort, and then librdkafka
         // ends the process (decision 0012).
         let answered = match error {
-            Some(error) => is_answer(error.code),
+            Some(error) => !is_silence(error.code),
             None => !self.deliveries.has_lost(),
         };
         if !answered {
@@ -364,9 +364,21 @@ impl Work {
     }
 }
 
-/// Whether a broker gave this error, rather than nobody in time.
-fn is_answer(code: RDKafkaErrorCode) -> bool {
-    code as i32 > 0 && code != RDKafkaErrorCode::RequestTimedOut
+/// Whether this is an error because nobody answered in time. (What librdkafka
+/// calls an erroneous state comes after an answer.)
+fn is_silence(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+
+    matches!(
+        code,
+        Code::AllBrokersDown
+            | Code::BrokerTransportFailure
+            | Code::Inconsistent
+            | Code::MessageTimedOut
+            | Code::OperationTimedOut
+            | Code::RequestTimedOut
+            | Code::TimedOutQueue
+    )
 }
 
 /// Whether the same transaction would meet this error again.
@@ -542,11 +554,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_nobody_answered_is_not_taken_for_an_answer() {
+    fn silence_is_told_from_answers_and_what_follows_them() {
         use RDKafkaErrorCode as Code;
 
-        for code in [Code::IllegalGeneration, Code::TopicAuthorizationFailed] {
-            assert!(is_answer(code), "{code:?}");
+        for code in [
+            Code::IllegalGeneration,
+            Code::TopicAuthorizationFailed,
+            Code::InvalidTransactionalState,
+        ] {
+            assert!(!is_silence(code), "{code:?}");
         }
         for code in [
             Code::Inconsistent,
@@ -554,7 +570,7 @@ mod tests {
             Code::BrokerTransportFailure,
             Code::RequestTimedOut,
         ] {
-            assert!(!is_answer(code), "{code:?}");
+            assert!(is_silence(code), "{code:?}");
         }
     }
 
