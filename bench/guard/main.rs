@@ -170,7 +170,11 @@ fn command(folder: &Path, mut command: Command, component: &Path, path: &str, ca
         .arg("run")
         .arg(component)
         .args([path, &calls.to_string()])
-        .env("TIDEMILL_GUARD", folder.join("data"))
+        // A host each: all of them want the same route.
+        .env(
+            "TIDEMILL_GUARD",
+            folder.join(component.file_stem().unwrap()),
+        )
         .stdout(Stdio::null())
         .stderr(std::fs::File::create(&log).unwrap())
         .status();
