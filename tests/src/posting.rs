@@ -118,18 +118,20 @@ impl Counting {
             }
         }
         let count = |value: &String| there.get(value).copied().unwrap_or(0);
-        let (mut missing, mut in_part, mut denied) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut wrong, mut in_part, mut denied) = (Vec::new(), Vec::new(), Vec::new());
         for one in posted {
             let all = topics.len();
-            missing.extend(one.acknowledged.iter().filter(|value| count(value) != all));
+            let acknowledged = one.acknowledged.iter();
+            let counted = acknowledged.map(|value| (value, count(value)));
+            wrong.extend(counted.filter(|(_, count)| *count != all));
             let others = one.others.iter();
             in_part.extend(others.filter(|value| ![0, all].contains(&count(value))));
             let nothing = one.nothing.iter();
             denied.extend(nothing.filter(|value| count(value) > 0));
         }
         assert!(
-            missing.is_empty(),
-            "acknowledged, and not there: {missing:?}"
+            wrong.is_empty(),
+            "acknowledged, and not there once for each topic, but so often: {wrong:?}"
         );
         assert!(in_part.is_empty(), "published in part: {in_part:?}");
         assert!(
