@@ -22,6 +22,7 @@ mod meter;
 mod native;
 mod page;
 mod plot;
+mod program;
 mod report;
 mod servers;
 mod services;

@@ -7,10 +7,11 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tidemill_tests::{Component, Folder, Host, Kafka, Process, root, target};
+use tidemill_tests::{Component, Folder, Host, Kafka, root, target};
 
 use crate::load::{Exchange, Load};
 use crate::meter::{cpu_of_all, memory_of_all};
+use crate::program::Program;
 
 /// How long a system may take to its first answer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -20,15 +21,6 @@ pub(crate) struct Server {
     pub(crate) name: String,
     address: SocketAddr,
     program: Program,
-}
-
-enum Program {
-    Host(Box<Host>),
-    // The process ends before its folder is deleted.
-    Other(
-        Process,
-        #[allow(dead_code, reason = "kept until then")] Folder,
-    ),
 }
 
 /// Which wasi:http a component is of.
@@ -140,12 +132,10 @@ impl Server {
     }
 
     fn other(name: &str, address: SocketAddr, command: Command) -> Self {
-        let folder = Folder::new("server");
-        let log = folder.path().join("log");
         Self {
             name: name.to_owned(),
             address,
-            program: Program::Other(Process::start(name, command, &log), folder),
+            program: Program::other(name, Folder::new("server"), command),
         }
     }
 
@@ -156,7 +146,7 @@ impl Server {
     pub(crate) fn answers(mut self, exchange: &Exchange) -> Self {
         let address = self.address;
         exchange.first_answer(address, || {
-            let ended = self.process().ended();
+            let ended = self.program.process().ended();
             assert!(ended.is_none(), "{} ended: {ended:?}", self.name);
         });
         self
@@ -167,21 +157,14 @@ impl Server {
         Load::connect(self.address, connections, first)
     }
 
-    fn process(&mut self) -> &mut Process {
-        match &mut self.program {
-            Program::Host(host) => host.process(),
-            Program::Other(process, _) => process,
-        }
-    }
-
     /// CPU time that it has spent.
     pub(crate) fn cpu(&mut self) -> Duration {
-        cpu_of_all(self.process().id())
+        cpu_of_all(self.program.process().id())
     }
 
     /// Its resident memory, in MB.
     pub(crate) fn memory(&mut self) -> f64 {
-        memory_of_all(self.process().id())
+        memory_of_all(self.program.process().id())
     }
 }
 

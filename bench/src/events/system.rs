@@ -4,11 +4,12 @@ use std::env;
 use std::process::Command;
 
 use serde_json::Value;
-use tidemill_tests::{Component, Folder, Host, Process, root, seed, target, unique};
+use tidemill_tests::{Component, Folder, Host, root, seed, target, unique};
 
 use super::CHANGELOG;
 use super::broker::Broker;
 use crate::bare::Delivery;
+use crate::program::Program;
 
 /// What is done with an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,33 +202,10 @@ pub(super) struct Running {
     program: Program,
 }
 
-enum Program {
-    Host(Box<Host>),
-    // The process ends before its folder is deleted.
-    Other(
-        Process,
-        #[allow(dead_code, reason = "kept until then")] Folder,
-    ),
-}
-
-impl Program {
-    fn other(name: &str, folder: Folder, command: Command) -> Self {
-        let log = folder.path().join("log");
-        Self::Other(Process::start(name, command, &log), folder)
-    }
-}
-
 impl Running {
-    fn process(&mut self) -> &mut Process {
-        match &mut self.program {
-            Program::Host(host) => host.process(),
-            Program::Other(process, _) => process,
-        }
-    }
-
     /// Its process's number.
     pub(super) fn id(&mut self) -> u32 {
-        self.process().id()
+        self.program.process().id()
     }
 
     /// Holds that it still runs.
@@ -235,19 +213,19 @@ impl Running {
     /// # Panics
     /// If it has ended; then it shows what it wrote.
     pub(super) fn runs(&mut self) {
-        let ended = self.process().ended();
+        let ended = self.program.process().ended();
         assert!(ended.is_none(), "it ended: {ended:?}");
     }
 
     /// What it wrote.
     pub(super) fn output(&mut self) -> String {
-        self.process().output()
+        self.program.process().output()
     }
 
     /// Ends it as it wants to be ended.
     pub(super) fn end(mut self) {
-        self.process().signal(tidemill_tests::Signal::TERM);
-        self.process().wait();
+        self.program.process().signal(tidemill_tests::Signal::TERM);
+        self.program.process().wait();
     }
 
     /// Whether several updates of a key may become one in what it publishes.

@@ -1,6 +1,7 @@
 //! The engine: one for the host, with its linker, its ticker and its cache of
 //! compiled components.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,21 +56,13 @@ impl Runtime {
     /// Starts the engine. Compiled components are kept in the folder `cache`,
     /// which must be writable by this user alone: what is in it is run.
     pub fn new(cache: &Path, bounds: Bounds) -> Result<Runtime, LoadError> {
-        std::fs::create_dir_all(cache).map_err(|cause| LoadError::Cache {
-            path: cache.to_owned(),
-            cause,
-        })?;
-        Runtime::start(engine(), cache, bounds)
+        Runtime::start_with_cache(engine(), cache, bounds)
     }
 
     /// The same without a pool of room for instances, where none can be reserved:
     /// under valgrind.
     pub fn unpooled(cache: &Path, bounds: Bounds) -> Result<Runtime, LoadError> {
-        std::fs::create_dir_all(cache).map_err(|cause| LoadError::Cache {
-            path: cache.to_owned(),
-            cause,
-        })?;
-        Runtime::start(compiling_engine(), cache, bounds)
+        Runtime::start_with_cache(compiling_engine(), cache, bounds)
     }
 
     /// A runtime for a component that is asked something and let go: it keeps no
@@ -81,6 +74,18 @@ impl Runtime {
             compiler: Compiler::Here,
         };
         Runtime::start(brief_engine(), Path::new(""), bounds)
+    }
+
+    fn start_with_cache(
+        engine: wasmtime::Result<Engine>,
+        cache: &Path,
+        bounds: Bounds,
+    ) -> Result<Runtime, LoadError> {
+        std::fs::create_dir_all(cache).map_err(|cause| LoadError::Cache {
+            path: cache.to_owned(),
+            cause,
+        })?;
+        Runtime::start(engine, cache, bounds)
     }
 
     fn start(
@@ -140,14 +145,18 @@ impl Runtime {
     /// Names this engine and this version of the host: what another one has found
     /// out about a component says nothing.
     pub fn version(&self) -> String {
-        use std::hash::{Hash, Hasher};
-
-        let mut version = std::hash::DefaultHasher::new();
-        self.engine
-            .precompile_compatibility_hash()
-            .hash(&mut version);
+        let mut version = self.fingerprint();
         env!("CARGO_PKG_VERSION").hash(&mut version);
         format!("{:016x}", version.finish())
+    }
+
+    /// Everything in the engine that the compiled form of a component depends on.
+    fn fingerprint(&self) -> DefaultHasher {
+        let mut engine = DefaultHasher::new();
+        self.engine
+            .precompile_compatibility_hash()
+            .hash(&mut engine);
+        engine
     }
 
     /// As `load`, in this process and past the cache.
@@ -162,20 +171,14 @@ impl Runtime {
         &self,
         bytes: &[u8],
     ) -> Result<(wasmtime::component::Component, Compiled), LoadError> {
-        use std::hash::{Hash, Hasher};
-
         recognise(bytes)?;
         // The digest of the content, but for the manifest and other texts, which are
         // not compiled, and of everything in the engine that the compiled form
         // depends on.
-        let mut engine = std::hash::DefaultHasher::new();
-        self.engine
-            .precompile_compatibility_hash()
-            .hash(&mut engine);
         let name = format!(
             "{}-{:016x}.cwasm",
             hex(&Sha256::digest(tidemill_manifest::without_sections(bytes))),
-            engine.finish()
+            self.fingerprint().finish()
         );
         let file = self.cache.join(&name);
         let compiled = |took| Compiled { file: name, took };
