@@ -162,7 +162,8 @@ impl Host {
         let host_id = library.host_id()?;
         let shelf = Arc::new(library.shelf(cluster_id, fleet)?);
         let library = Arc::new(library);
-        let publisher = Arc::new(Publisher::new(&cluster)?);
+        let publisher = Arc::new(Publisher::for_the_host(&cluster)?);
+        let for_requests = Publisher::for_requests(&cluster)?;
         // No service is called so.
         let id = format!("tidemill.{cluster_id}.{host_id}._requests");
         let shared = Shared {
@@ -186,7 +187,7 @@ impl Host {
             shelf,
             registry,
             applying: parking_lot::Mutex::default(),
-            publishing: Publishing::start(&cluster, publisher, id),
+            publishing: Publishing::start(&cluster, for_requests, id),
             cluster,
             shared,
             store: Arc::new(store),
@@ -486,7 +487,7 @@ impl Host {
             services: self.services(),
             kafka_up: self.cluster.is_up(),
             kafka_errors: self.cluster.errors(),
-            kafka_queue: self.shared.publisher.queued(),
+            kafka_queue: self.publishing.queued() + self.shared.publisher.queued(),
             unwritten: self.store.unwritten(),
         }
     }
@@ -505,10 +506,10 @@ impl Host {
             true => Duration::from_secs(5),
             false => Duration::ZERO,
         };
-        let publisher = self.shared.publisher.clone();
-        let flushed = tokio::task::spawn_blocking(move || publisher.flush(left)).await;
-        if let Err(error) = flushed {
-            tracing::error!(event = "host.not-flushed", %error, "the producer was not flushed");
+        let publishers = [self.publishing.publisher(), &self.shared.publisher].map(Arc::clone);
+        let flush = move || publishers.iter().for_each(|one| one.flush(left));
+        if let Err(error) = tokio::task::spawn_blocking(flush).await {
+            tracing::error!(event = "host.not-flushed", %error, "the producers were not flushed");
         }
         self.cluster.ending();
         books().end();

@@ -79,8 +79,8 @@ struct Way {
 }
 
 impl Way {
-    fn next(&self, key: i16) -> Option<Fault> {
-        self.orders.lock().unwrap().next(key)
+    fn next(&self, key: i16, frame: &[u8]) -> Option<Fault> {
+        self.orders.lock().unwrap().next(key, frame)
     }
 
     /// Lets a frame take its time. False if it does not arrive.
@@ -114,15 +114,22 @@ struct Order {
     /// It happens to each request of that number: the first, the third, …
     every: u32,
     seen: u32,
+    /// It happens to requests that name this topic; to all, if there is none.
+    topic: Option<String>,
 }
 
 impl Orders {
     /// What happens to the next request of this kind.
-    fn next(&mut self, key: i16) -> Option<Fault> {
+    fn next(&mut self, key: i16, frame: &[u8]) -> Option<Fault> {
         let (_, order) = self
             .faults
             .iter_mut()
             .find(|(api, _)| **api as i16 == key)?;
+        if let Some(topic) = &order.topic
+            && !frame.windows(topic.len()).any(|at| at == topic.as_bytes())
+        {
+            return None;
+        }
         let its_turn = order.seen.is_multiple_of(order.every);
         order.seen += 1;
         if !its_turn || order.left == 0 {
@@ -186,11 +193,25 @@ impl Proxy {
     /// # Panics
     /// Never.
     pub fn order(&self, api: Api, fault: Fault, every: u32, times: u32) {
+        self.give(api, fault, every, times, None);
+    }
+
+    /// From now on this happens to each request of a kind that names a topic. What
+    /// was ordered for it before is no more.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn order_for(&self, topic: &str, api: Api, fault: Fault) {
+        self.give(api, fault, 1, u32::MAX, Some(topic.to_owned()));
+    }
+
+    fn give(&self, api: Api, fault: Fault, every: u32, times: u32, topic: Option<String>) {
         let order = Order {
             fault,
             left: times,
             every: every.max(1),
             seen: 0,
+            topic,
         };
         self.way.orders.lock().unwrap().faults.insert(api, order);
     }
@@ -248,7 +269,7 @@ fn requests(
     loop {
         let frame = frame(client)?;
         let head = frame.get(4..12).ok_or(io::ErrorKind::InvalidData)?;
-        match way.next(i16::from_be_bytes([head[0], head[1]])) {
+        match way.next(i16::from_be_bytes([head[0], head[1]]), &frame) {
             Some(Fault::Refused) => return Ok(()),
             Some(Fault::AnswerLost) => {
                 let id = [head[4], head[5], head[6], head[7]];

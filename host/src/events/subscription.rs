@@ -35,7 +35,7 @@ pub struct Shared {
     pub cluster_id: Arc<str>,
     /// This host's id.
     pub host_id: Arc<str>,
-    /// The producer without transactions.
+    /// The producer without transactions, for what may be there twice.
     pub publisher: Arc<Publisher>,
     /// The data directory.
     pub library: Arc<Library>,

@@ -73,7 +73,7 @@ pub struct Publishing {
 impl Publishing {
     /// Needs a runtime: transactions are made by a task of their own. `id` is
     /// that of their producer.
-    pub fn start(cluster: &Arc<Cluster>, publisher: Arc<Publisher>, id: String) -> Publishing {
+    pub fn start(cluster: &Arc<Cluster>, publisher: Publisher, id: String) -> Publishing {
         let waiting = (!cluster.is_embedded()).then(|| {
             let (waiting, requests) = mpsc::unbounded_channel();
             let transactions = Transactions {
@@ -86,9 +86,19 @@ impl Publishing {
         });
         Publishing {
             cluster: cluster.clone(),
-            publisher,
+            publisher: Arc::new(publisher),
             waiting,
         }
+    }
+
+    /// What publishes single events.
+    pub fn publisher(&self) -> &Arc<Publisher> {
+        &self.publisher
+    }
+
+    /// Events that are not acknowledged yet.
+    pub fn queued(&self) -> usize {
+        self.publisher.queued()
     }
 
     /// Publishes a request's messages, and says where they are. While it is known

@@ -1,6 +1,12 @@
-//! Publishing: the host's one idempotent producer, acknowledged by all in-sync
-//! replicas.
+//! Publishing: idempotent producers, acknowledged by all in-sync replicas.
+//!
+//! When a message times out in librdkafka, its producer takes up a new epoch and
+//! sends what is behind it again under new numbers, whether or not the broker has it
+//! already. So a message of a request never does: whoever waits for it gives up, and
+//! it stays where it is until the broker has it, once. What nobody waits for any
+//! more is bounded for each topic ([`Overdue`]).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -51,51 +57,80 @@ impl PublishError {
     }
 }
 
-/// How long a message is tried before its sender hears that it failed. Longer
-/// than a broker takes to hand its partitions over, shorter than clients wait.
-const MESSAGE_TIMEOUT_MS: &str = "10000";
+/// How long a sender waits for an acknowledgement. Longer than a broker takes to
+/// hand its partitions over, shorter than clients wait.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a sender waits for room in librdkafka's queue.
 const ROOM: Duration = Duration::from_secs(2);
 
-/// The producer that all services of this host share.
+/// What a topic may have of messages that nobody waits for any more, before it
+/// takes no other.
+const OVERDUE_MESSAGES: usize = 1_000;
+const OVERDUE_BYTES: usize = 8 << 20;
+
+/// A producer that all services of this host share.
 pub struct Publisher {
     producer: Arc<ThreadedProducer<Context>>,
+    overdue: Arc<Overdue>,
 }
 
 impl Publisher {
-    /// Makes the producer; the broker need not answer yet.
-    pub fn new(cluster: &Cluster) -> Result<Publisher, KafkaError> {
+    /// For requests' events: what was sent is written once or not at all, however
+    /// late. The broker need not answer yet.
+    pub fn for_requests(cluster: &Cluster) -> Result<Publisher, KafkaError> {
+        Publisher::new(cluster, "tidemill-publisher", "0")
+    }
+
+    /// For what may be there twice but not late: rows of a shard that another host
+    /// may have by then, and the host's own notes.
+    pub fn for_the_host(cluster: &Cluster) -> Result<Publisher, KafkaError> {
+        Publisher::new(cluster, "tidemill-host-publisher", "10000")
+    }
+
+    fn new(cluster: &Cluster, client: &str, timeout_ms: &str) -> Result<Publisher, KafkaError> {
+        let overdue = Arc::new(Overdue::default());
         let context = Context {
             quiet: cluster.quiet(),
+            overdue: overdue.clone(),
         };
         let own = [
             ("enable.idempotence", "true"),
             ("acks", "all"),
             ("partitioner", "murmur2_random"),
             ("linger.ms", "1"),
-            ("message.timeout.ms", MESSAGE_TIMEOUT_MS),
+            ("message.timeout.ms", timeout_ms),
             ("queue.buffering.max.kbytes", "131072"),
             // The manifest's limit is the one that counts; the broker's own is
             // asked by sending.
             ("message.max.bytes", "104857600"),
         ];
         let producer = cluster
-            .client("tidemill-publisher", &own, context)
+            .client(client, &own, context)
             .map_err(|error| KafkaError::Config(properties::refusal(&error)))?;
-        Ok(Publisher { producer })
+        Ok(Publisher { producer, overdue })
     }
 
-    /// Publishes messages, side by side, and returns when each is acknowledged
-    /// or has failed.
-    pub async fn publish(&self, messages: impl ExactSizeIterator<Item = &Message>) -> Published {
+    /// Publishes messages, side by side, and returns when each is acknowledged, has
+    /// failed, or has been waited for long enough.
+    pub async fn publish<'a>(
+        &self,
+        messages: impl ExactSizeIterator<Item = &'a Message> + Clone,
+    ) -> Published {
         let receipt = Arc::new(Receipt::new(messages.len()));
+        let waiting = Waiting {
+            receipt: &receipt,
+            messages: messages.clone(),
+            overdue: &self.overdue,
+        };
         for (place, message) in messages.enumerate() {
             if let Err(error) = self.send(message, place, &receipt).await {
                 receipt.failed(place, error);
             }
         }
-        receipt.wait().await
+        let _ = tokio::time::timeout(PATIENCE, receipt.wait()).await;
+        drop(waiting);
+        receipt.take()
     }
 
     async fn send(
@@ -104,9 +139,14 @@ impl Publisher {
         place: usize,
         receipt: &Arc<Receipt>,
     ) -> Result<(), PublishError> {
+        if self.overdue.is_full(&message.topic) {
+            let cause = format!("too much of {:?} is not acknowledged yet", message.topic);
+            return Err(PublishError::NotSent { cause });
+        }
         let delivery = Delivery {
             receipt: receipt.clone(),
             place,
+            bytes: message.size(),
         };
         let mut record = record(message, Box::new(delivery));
         let deadline = tokio::time::Instant::now() + ROOM;
@@ -225,48 +265,155 @@ pub struct Published {
     pub failed: Vec<(usize, PublishError)>,
 }
 
+impl Published {
+    fn place(&mut self, place: usize, placed: Placed) {
+        if let Some(known) = self.placed.get_mut(place) {
+            *known = placed;
+        }
+    }
+}
+
 /// Collects the acknowledgements of messages that were sent together.
 struct Receipt {
     left: AtomicUsize,
-    reports: Mutex<Published>,
+    reports: Mutex<Reports>,
     done: Notify,
+}
+
+#[derive(Default)]
+struct Reports {
+    published: Published,
+    /// Nobody waits any more: what is reported now was overdue.
+    given_up: bool,
 }
 
 impl Receipt {
     fn new(messages: usize) -> Receipt {
+        let published = Published {
+            placed: vec![Placed::UNKNOWN; messages],
+            failed: Vec::new(),
+        };
         Receipt {
             left: AtomicUsize::new(messages),
-            reports: Mutex::new(Published {
-                placed: vec![Placed::UNKNOWN; messages],
-                failed: Vec::new(),
+            reports: Mutex::new(Reports {
+                published,
+                given_up: false,
             }),
             done: Notify::new(),
         }
     }
 
     fn failed(&self, place: usize, error: PublishError) {
-        self.reports.lock().failed.push((place, error));
-        self.one_less();
+        self.report(|published| published.failed.push((place, error)));
     }
 
-    fn placed(&self, place: usize, placed: Placed) {
-        if let Some(known) = self.reports.lock().placed.get_mut(place) {
-            *known = placed;
+    /// Says whether somebody still waits.
+    fn report(&self, report: impl FnOnce(&mut Published)) -> bool {
+        {
+            let mut reports = self.reports.lock();
+            if reports.given_up {
+                return false;
+            }
+            report(&mut reports.published);
         }
-        self.one_less();
-    }
-
-    fn one_less(&self) {
         if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.done.notify_one();
         }
+        true
     }
 
-    async fn wait(&self) -> Published {
+    async fn wait(&self) {
         while self.left.load(Ordering::Acquire) > 0 {
             self.done.notified().await;
         }
-        std::mem::take(&mut *self.reports.lock())
+    }
+
+    fn take(&self) -> Published {
+        std::mem::take(&mut self.reports.lock().published)
+    }
+}
+
+/// Somebody who waits for messages. Once it is dropped, what is not reported yet is
+/// overdue.
+struct Waiting<'w, 'm, M: Iterator<Item = &'m Message> + Clone> {
+    receipt: &'w Receipt,
+    messages: M,
+    overdue: &'w Overdue,
+}
+
+impl<'m, M: Iterator<Item = &'m Message> + Clone> Drop for Waiting<'_, 'm, M> {
+    fn drop(&mut self) {
+        if self.receipt.left.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut reports = self.receipt.reports.lock();
+        reports.given_up = true;
+        let Published { placed, failed } = &mut reports.published;
+        let mut reported: Vec<bool> = placed.iter().map(|one| *one != Placed::UNKNOWN).collect();
+        for (place, _) in &*failed {
+            if let Some(reported) = reported.get_mut(*place) {
+                *reported = true;
+            }
+        }
+        for ((place, message), _) in self
+            .messages
+            .clone()
+            .enumerate()
+            .zip(reported)
+            .filter(|(_, reported)| !reported)
+        {
+            self.overdue.more(&message.topic, message.size());
+            failed.push((
+                place,
+                PublishError::Unknown {
+                    topic: message.topic.to_string(),
+                    cause: format!("no answer within {} s", PATIENCE.as_secs()),
+                },
+            ));
+        }
+    }
+}
+
+/// Messages that nobody waits for any more, and that librdkafka still has.
+#[derive(Default)]
+struct Overdue {
+    topics: Mutex<HashMap<String, Held>>,
+    /// Those topics that have any, so that nobody has to look most of the time.
+    any: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Held {
+    messages: usize,
+    bytes: usize,
+}
+
+impl Overdue {
+    fn is_full(&self, topic: &str) -> bool {
+        self.any.load(Ordering::Relaxed) > 0
+            && self.topics.lock().get(topic).is_some_and(|held| {
+                held.messages >= OVERDUE_MESSAGES || held.bytes >= OVERDUE_BYTES
+            })
+    }
+
+    fn more(&self, topic: &str, bytes: usize) {
+        let mut topics = self.topics.lock();
+        let held = topics.entry(topic.to_owned()).or_default();
+        held.messages += 1;
+        held.bytes += bytes;
+        self.any.store(topics.len(), Ordering::Relaxed);
+    }
+
+    fn less(&self, topic: &str, bytes: usize) {
+        let mut topics = self.topics.lock();
+        if let Some(held) = topics.get_mut(topic) {
+            held.messages -= 1;
+            held.bytes -= bytes;
+            if held.messages == 0 {
+                topics.remove(topic);
+            }
+        }
+        self.any.store(topics.len(), Ordering::Relaxed);
     }
 }
 
@@ -274,10 +421,12 @@ impl Receipt {
 struct Delivery {
     receipt: Arc<Receipt>,
     place: usize,
+    bytes: usize,
 }
 
 struct Context {
     quiet: Quiet,
+    overdue: Arc<Overdue>,
 }
 
 impl ClientContext for Context {
@@ -294,13 +443,24 @@ impl ProducerContext for Context {
     type DeliveryOpaque = Box<Delivery>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, delivery: Box<Delivery>) {
-        let Delivery { receipt, place } = *delivery;
-        match result {
-            Ok(message) => receipt.placed(place, Placed::of(message)),
+        let Delivery {
+            receipt,
+            place,
+            bytes,
+        } = *delivery;
+        let (message, waited) = match result {
+            Ok(message) => {
+                let placed = Placed::of(message);
+                (message, receipt.report(|to| to.place(place, placed)))
+            }
             Err((error, message)) => {
                 let error = classify(message.topic(), error, true);
-                receipt.failed(place, error);
+                let waited = receipt.report(|to| to.failed.push((place, error)));
+                (message, waited)
             }
+        };
+        if !waited {
+            self.overdue.less(message.topic(), bytes);
         }
     }
 }
