@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use checks::{Change, Warning};
 pub use deployments::{
-    Action, Canary, Changed, Entry, History, HostStatus, Hosts, RollbackRequest, Sticky,
+    Action, Canary, Changed, Entry, History, HostStatus, Hosts, RollbackRequest, Step, Sticky,
 };
 pub use logs::{Level, LogLine};
 

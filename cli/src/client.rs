@@ -185,15 +185,34 @@ impl Client {
 
     /// Reads an answer of lines as they come, for as long as they come; empty
     /// ones only show that the host is there. `each` says whether to go on.
-    pub(crate) fn lines(
+    pub(crate) fn lines(&self, path: &str, each: impl FnMut(&str) -> Result<bool>) -> Result<()> {
+        let request = self.request(Method::GET, path).body(());
+        self.read_lines(request.map_err(|_| self.bad_token())?, each)
+    }
+
+    /// The same, of what is done with a component.
+    pub(crate) fn lines_for(
         &self,
         path: &str,
+        component: Vec<u8>,
+        each: impl FnMut(&str) -> Result<bool>,
+    ) -> Result<()> {
+        let request = self
+            .request(Method::POST, path)
+            .header(header::ACCEPT, "application/x-ndjson")
+            .header(header::CONTENT_TYPE, "application/wasm")
+            .body(component);
+        self.read_lines(request.map_err(|_| self.bad_token())?, each)
+    }
+
+    fn read_lines(
+        &self,
+        request: Request<impl ureq::AsSendBody>,
         mut each: impl FnMut(&str) -> Result<bool>,
     ) -> Result<()> {
-        let request = self.request(Method::GET, path).body(());
         let request = self
             .agent
-            .configure_request(request.map_err(|_| self.bad_token())?)
+            .configure_request(request)
             .timeout_global(None)
             .timeout_recv_response(Some(Duration::from_secs(30)))
             .build();
@@ -242,15 +261,21 @@ impl Client {
         let problem = serde_json::from_slice::<Problem>(text).ok();
         match problem {
             Some(problem) if !status.is_success() => self.refused(status.as_u16(), &problem),
-            _ => Failure::new(format!(
-                "{} answered {status}, but not as a Tidemill host does",
-                self.admin
-            ))
-            .hint("the admin address is another one than that of the services: see --admin"),
+            _ => self.strange(&status.to_string()),
         }
     }
 
-    fn refused(&self, status: u16, problem: &Problem) -> Failure {
+    /// An answer that no host gives.
+    pub(crate) fn strange(&self, answered: &str) -> Failure {
+        let admin = &self.admin;
+        Failure::new(format!(
+            "{admin} answered {answered}, but not as a Tidemill host does"
+        ))
+        .hint("the admin address is another one than that of the services: see --admin")
+    }
+
+    /// A problem that a host has with what it was asked for.
+    pub(crate) fn refused(&self, status: u16, problem: &Problem) -> Failure {
         let title = if problem.title.is_empty() {
             format!("the host answered {status}")
         } else {

@@ -1,7 +1,7 @@
 //! How things look on a terminal: styles, tables, sizes, times. Text in, text
 //! out. Colours are dropped on the way out where they don't belong.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anstyle::{AnsiColor, Color, Style};
@@ -45,6 +45,17 @@ pub(crate) fn print_on(text: &str) -> anyhow::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         result => Ok(result.map(|()| true)?),
     }
+}
+
+/// Writes over the line of progress on standard error; an empty one takes it away.
+/// Nothing happens where that is no terminal.
+pub(crate) fn over(line: &str) -> io::Result<()> {
+    if !io::stderr().is_terminal() {
+        return Ok(());
+    }
+    let mut error = anstream::stderr().lock();
+    write!(error, "\r\x1b[K{line}")?;
+    error.flush()
 }
 
 /// Text with a style around it.

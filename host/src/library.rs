@@ -108,6 +108,23 @@ impl Library {
         self.root.join("cache")
     }
 
+    /// What revisions need of it, as this version of the host knows them, whatever
+    /// cluster or fleet they are of.
+    pub fn compiled(&self, version: &str) -> BTreeSet<String> {
+        let folders = |of: PathBuf| {
+            let entries = fs::read_dir(of).into_iter().flatten().flatten();
+            entries.map(|entry| entry.path())
+        };
+        let ending = format!(".{version}.known");
+        folders(self.root.join("deployments"))
+            .flat_map(folders)
+            .flat_map(folders)
+            .filter(|path| path.to_string_lossy().ends_with(&ending))
+            .filter_map(|path| serde_json::from_slice::<Known>(&fs::read(path).ok()?).ok())
+            .map(|known| known.compiled)
+            .collect()
+    }
+
     /// The folder of the state store of a cluster.
     pub fn state(&self, cluster: &str) -> PathBuf {
         self.root.join("state").join(folder_of(cluster))

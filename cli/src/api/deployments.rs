@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{Deployed, Problem};
+
 /// What was done to a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -152,6 +154,42 @@ pub struct Hosts {
     pub host: String,
     /// All live hosts of the cluster.
     pub hosts: Vec<HostStatus>,
+}
+
+/// How far a deploy is: the lines of `POST /v1/services` for who accepts
+/// `application/x-ndjson`. The last is `done` or `refused`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "kebab-case")]
+pub enum Step {
+    /// The component is compiled, or taken from the cache.
+    Compiling,
+    /// It is held against the manifest, what runs, and Kafka; smoke calls are made.
+    Checking,
+    /// Its topics are made.
+    Topics {
+        /// Their names.
+        created: Vec<String>,
+    },
+    /// The component is written to Kafka, for all hosts.
+    Storing {
+        /// Its size in bytes.
+        bytes: usize,
+    },
+    /// It is deployed, and hosts take it up.
+    Following {
+        /// The live hosts, and whether they run it.
+        hosts: Vec<HostStatus>,
+    },
+    /// It is done.
+    Done {
+        /// What the answer would be without the lines.
+        deployed: Box<Deployed>,
+    },
+    /// It is refused or has failed, and what ran goes on.
+    Refused {
+        /// What the answer would be without the lines.
+        problem: Problem,
+    },
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use tidemill_manifest::{Manifest, SectionError};
 use ureq::http::Method;
 
 use super::{changes, history, hosts};
-use crate::api::{Deployed, Sticky};
+use crate::api::{Deployed, Step, Sticky};
 use crate::client::{Body, Client, Connection};
 use crate::failure::Failure;
 use crate::project::{self, MANIFEST, Project};
@@ -69,9 +69,9 @@ pub struct Args {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let (_, component) = component(&args.path, args.manifest.as_deref())?;
     let client = Client::new(&args.connection);
-    let (deployed, json) = deploy(&client, &args.target(), component)?;
+    let deployed = follow(&client, &args.target(), component)?;
     if args.json {
-        show::print(&format!("{json}\n"))?;
+        show::print(&format!("{}\n", serde_json::to_string(&deployed)?))?;
     } else {
         show::print(&render(&deployed))?;
     }
@@ -146,6 +146,56 @@ pub(crate) fn deploy(
     component: Vec<u8>,
 ) -> Result<(Deployed, String)> {
     client.call(Method::POST, target, Body::Component(component))
+}
+
+/// The same, showing on a terminal how far it is.
+fn follow(client: &Client, target: &str, component: Vec<u8>) -> Result<Deployed> {
+    let mut last = None;
+    let mut passing = false;
+    let read = client.lines_for(target, component, |line| {
+        let step = serde_json::from_str(line).map_err(|_| client.strange("a line"))?;
+        match doing(&step) {
+            Some(doing) => {
+                passing = true;
+                show::over(&show::styled(DIM, &doing))?;
+            }
+            None => last = Some(step),
+        }
+        Ok(true)
+    });
+    if passing {
+        show::over("")?;
+    }
+    read?;
+    match last {
+        Some(Step::Done { deployed }) => Ok(*deployed),
+        Some(Step::Refused { problem }) => Err(client.refused(problem.status, &problem).into()),
+        _ => Err(
+            Failure::new("the host ended the connection before the deploy was done")
+                .hint("`tidemill history NAME` shows whether it was")
+                .into(),
+        ),
+    }
+}
+
+/// What a host does at a step; none if nothing is left to do.
+fn doing(step: &Step) -> Option<String> {
+    Some(match step {
+        Step::Compiling => "compiling …".to_owned(),
+        Step::Checking => "checking …".to_owned(),
+        Step::Topics { created } => {
+            format!("making {} …", show::several(created.len() as u64, "topic"))
+        }
+        Step::Storing { bytes } => format!("storing {} …", show::size(*bytes as u64)),
+        Step::Following { hosts } => {
+            let run = hosts.iter().filter(|host| host.runs).count();
+            format!(
+                "live on {run} of {} …",
+                show::several(hosts.len() as u64, "host")
+            )
+        }
+        Step::Done { .. } | Step::Refused { .. } => return None,
+    })
 }
 
 /// The component that `tidemill build` made of a project.

@@ -2,7 +2,7 @@
 //! how far that is.
 
 use std::future::{Future, poll_fn};
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::mpsc;
@@ -198,24 +198,21 @@ impl<'a> Screen<'a> {
 
     fn show(&mut self, replay: &Replay, pace: &Pace) -> std::io::Result<()> {
         let line = progress_line(self.name, replay, pace.per_second);
-        let mut error = anstream::stderr().lock();
         if self.terminal {
-            write!(error, "\r\x1b[K{line}")?;
+            show::over(&line)?;
             self.written = Some(Instant::now());
         } else if self.written.is_none_or(|written| written.elapsed() >= LINE) {
-            writeln!(error, "{line}")?;
+            anstream::eprintln!("{line}");
             self.written = Some(Instant::now());
         }
-        error.flush()
+        Ok(())
     }
 
     fn clear(&mut self) -> std::io::Result<()> {
-        if self.terminal && self.written.take().is_some() {
-            let mut error = anstream::stderr().lock();
-            write!(error, "\r\x1b[K")?;
-            error.flush()?;
+        match self.written.take() {
+            Some(_) => show::over(""),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -2,21 +2,29 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
 use serde::Deserialize;
 use tidemill_cli::api;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinHandle;
 
+use super::logs::SILENCE;
 use super::operate::not_valid;
-use super::{is_of_type, json, no_service, refuse};
+use super::{accepts, is_of_type, json, no_service, refuse};
 use crate::checks::smoke::SmokeFailed;
 use crate::deployments::record::Refused;
-use crate::deployments::{ContentError, How, RegistryError};
+use crate::deployments::{ContentError, How, RegistryError, Steps};
 use crate::host::{DeployError, Host};
 use crate::invocation::Failure;
 use crate::kafka::KafkaError;
+use crate::problem::Problem;
+
+/// The type of an answer that says how far a deploy is.
+const LINES: &str = "application/x-ndjson";
 
 /// The query of a deploy.
 #[derive(Debug, Default, Deserialize)]
@@ -88,9 +96,50 @@ pub(super) async fn deploy(
             "A deploy is a component, sent as application/wasm.",
         );
     }
+    let in_lines = accepts(&headers, LINES);
+    let (steps, told) = Steps::told();
     // A deploy that has begun is finished, even if its client is gone.
-    let deploying = tokio::spawn(async move { host.deploy(body, how).await });
-    answer(deploying.await)
+    let deploying = tokio::spawn(async move { host.deploy(body, how, &steps).await });
+    if !in_lines {
+        return answer(deploying.await);
+    }
+    let lines = stream::unfold(Some((told, deploying)), |following| async {
+        let (line, following) = next_line(following?).await;
+        Some((Ok::<_, std::convert::Infallible>(line), following))
+    });
+    ([(header::CONTENT_TYPE, LINES)], Body::from_stream(lines)).into_response()
+}
+
+type Deployment = JoinHandle<Result<api::Deployed, DeployError>>;
+
+/// What a deploy says next, and what there is to follow after that.
+async fn next_line(
+    (mut told, deploying): (UnboundedReceiver<api::Step>, Deployment),
+) -> (Bytes, Option<(UnboundedReceiver<api::Step>, Deployment)>) {
+    let step = match tokio::time::timeout(SILENCE, told.recv()).await {
+        Err(_) => return ("\n".into(), Some((told, deploying))),
+        Ok(Some(step)) => return (line(&step), Some((told, deploying))),
+        // It says no more: it is done.
+        Ok(None) => match deploying.await {
+            Ok(Ok(deployed)) => api::Step::Done {
+                deployed: Box::new(deployed),
+            },
+            Ok(Err(error)) => api::Step::Refused {
+                problem: problem(&error).document(),
+            },
+            Err(error) => api::Step::Refused {
+                problem: problem(&DeployError::Task(error)).document(),
+            },
+        },
+    };
+    (line(&step), None)
+}
+
+fn line(step: &api::Step) -> Bytes {
+    // Strings, numbers and lists: serializing them does not fail.
+    let mut line = serde_json::to_vec(step).unwrap_or_default();
+    line.push(b'\n');
+    line.into()
 }
 
 pub(super) async fn remove(State(host): State<Arc<Host>>, Path(name): Path<String>) -> Response {
@@ -146,8 +195,13 @@ fn answer<T: serde::Serialize>(
     }
 }
 
-/// The one table from a deploy's error to a status.
 pub(super) fn refused(error: &DeployError) -> Response {
+    let problem = problem(error);
+    problem.response(&HeaderMap::new()).into_response()
+}
+
+/// The one table from a deploy's error to a status.
+fn problem(error: &DeployError) -> Problem {
     let (status, kind, title) = match error {
         DeployError::Start(Failure::Crowded { .. }) => (
             StatusCode::SERVICE_UNAVAILABLE,
@@ -221,5 +275,5 @@ pub(super) fn refused(error: &DeployError) -> Response {
         }
         _ => tracing::warn!(event = "deploy.refused", %error, "deploy refused"),
     }
-    refuse(status, kind, title, error.to_string())
+    Problem::new(status, kind, title, error.to_string())
 }

@@ -24,7 +24,7 @@ const MOST: usize = 100_000;
 
 /// When nothing happens an empty line is sent, so that a reader that is gone is
 /// noticed.
-const SILENCE: Duration = Duration::from_secs(15);
+pub(super) const SILENCE: Duration = Duration::from_secs(15);
 
 /// Which lines are asked for.
 #[derive(Debug, Deserialize)]

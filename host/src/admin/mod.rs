@@ -425,6 +425,16 @@ async fn ready(State(host): State<Arc<Host>>) -> Response {
     )
 }
 
+/// Whether a request asks for an answer of a type by its name.
+fn accepts(headers: &HeaderMap, wanted: &str) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).into_iter();
+    let mut kinds = accepted
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|kind| kind.split(';').next().unwrap_or_default().trim());
+    kinds.any(|kind| kind.eq_ignore_ascii_case(wanted))
+}
+
 /// Whether a request's body is of a type, whatever parameters it has.
 fn is_of_type(headers: &HeaderMap, wanted: &str) -> bool {
     let kind = headers.get(header::CONTENT_TYPE);

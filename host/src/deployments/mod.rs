@@ -19,6 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tidemill_cli::api;
 use tidemill_manifest::Manifest;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use crate::checks;
 use crate::host::{DeployError, Host, micros, routes, subscribes};
@@ -59,6 +60,24 @@ impl How {
     }
 }
 
+/// Whom a deploy tells how far it is, if anybody.
+#[derive(Clone, Debug, Default)]
+pub struct Steps(Option<UnboundedSender<api::Step>>);
+
+impl Steps {
+    /// Who is told, and by what.
+    pub fn told() -> (Steps, UnboundedReceiver<api::Step>) {
+        let (steps, told) = mpsc::unbounded_channel();
+        (Steps(Some(steps)), told)
+    }
+
+    fn say(&self, step: impl FnOnce() -> api::Step) {
+        if let Some(steps) = &self.0 {
+            let _ = steps.send(step());
+        }
+    }
+}
+
 /// A change that is made: what is known before, and where it is.
 struct Made {
     before: Option<Deployment>,
@@ -72,11 +91,14 @@ impl Host {
         self: &Arc<Self>,
         component: Bytes,
         how: How,
+        steps: &Steps,
     ) -> Result<api::Deployed, DeployError> {
+        steps.say(|| api::Step::Compiling);
         let loaded = self.revisions.of(component.clone()).await?;
         let (revision, compiled_in) = (loaded.revision, loaded.compiled_in);
         let manifest = revision.manifest.clone();
         let name = &manifest.name;
+        steps.say(|| api::Step::Checking);
         self.check_routes(&manifest)?;
         let running = self.service(name).map(|service| service.running());
         let record = self.registry.record(name);
@@ -121,6 +143,10 @@ impl Host {
             return Ok(answer);
         }
         // Everything was checked: from here on something is done.
+        if !answer.created_topics.is_empty() {
+            let created = answer.created_topics.clone();
+            steps.say(|| api::Step::Topics { created });
+        }
         let (created_topics, new_state) = match self.topics(&manifest).await {
             // It runs: it had its topics, and nothing is to be done.
             Err(KafkaError::Unreachable { .. }) if unchanged => (Vec::new(), false),
@@ -133,6 +159,8 @@ impl Host {
         if new_state {
             self.state_is_empty(name)?;
         }
+        let bytes = component.len();
+        steps.say(|| api::Step::Storing { bytes });
         self.revisions.keep(&revision, component.clone()).await?;
         let trial = trial::time(&manifest);
         let made = self
@@ -171,7 +199,7 @@ impl Host {
         answer.number = made.next.number;
         answer.canary.clone_from(&made.next.canary);
         answer.trial_until = made.next.trial.as_ref().map(|trial| trial.until);
-        answer.hosts = self.everywhere(name, &made, how.alone).await;
+        answer.hosts = self.everywhere(name, &made, how.alone, steps).await;
         Ok(answer)
     }
 
@@ -244,7 +272,7 @@ impl Host {
                 Ok(record::pause(name, before, paused, stamp)?)
             })
             .await?;
-        self.everywhere(name, &made, false).await;
+        self.everywhere(name, &made, false, &Steps::default()).await;
         if !paused {
             service.hurry();
         }
@@ -270,11 +298,13 @@ impl Host {
                 continue;
             };
             drop(turn);
-            let gone = self.registry.everywhere(name, 0, offset, EVERYWHERE).await;
+            let gone = self
+                .registry
+                .everywhere(name, 0, offset, EVERYWHERE, |_| {});
             return Ok(Some(api::Removed {
                 name: name.to_owned(),
                 revision: record.live,
-                hosts: gone,
+                hosts: gone.await,
             }));
         }
         Err(RegistryError::Crowded.into())
@@ -336,7 +366,8 @@ impl Host {
     }
 
     async fn changed(&self, name: &str, made: Made) -> api::Changed {
-        let hosts = self.everywhere(name, &made, false).await;
+        let steps = Steps::default();
+        let hosts = self.everywhere(name, &made, false, &steps).await;
         let Made { before, next, .. } = made;
         let last = next.history.last();
         let action = last.map_or(api::Action::Rollback, |entry| entry.action);
@@ -360,12 +391,22 @@ impl Host {
         }
     }
 
-    async fn everywhere(&self, name: &str, made: &Made, alone: bool) -> Vec<api::HostStatus> {
+    async fn everywhere(
+        &self,
+        name: &str,
+        made: &Made,
+        alone: bool,
+        steps: &Steps,
+    ) -> Vec<api::HostStatus> {
         let (number, offset) = (made.next.number, made.offset);
         if !alone {
+            let tell = |hosts: &[api::HostStatus]| {
+                let hosts = hosts.to_vec();
+                steps.say(|| api::Step::Following { hosts });
+            };
             return self
                 .registry
-                .everywhere(name, number, offset, EVERYWHERE)
+                .everywhere(name, number, offset, EVERYWHERE, tell)
                 .await;
         }
         self.registry.here(name, number, EVERYWHERE).await;

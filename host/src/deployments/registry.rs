@@ -382,11 +382,17 @@ impl Registry {
         number: u64,
         offset: i64,
         patience: Duration,
+        mut tell: impl FnMut(&[HostStatus]),
     ) -> Vec<HostStatus> {
         let mut news = self.news.subscribe();
         let deadline = tokio::time::Instant::now() + patience;
+        let mut told = Vec::new();
         loop {
             let statuses = self.statuses(name, number, offset);
+            if statuses != told {
+                tell(&statuses);
+                told.clone_from(&statuses);
+            }
             let done = |status: &HostStatus| status.runs || status.error.is_some();
             if statuses.iter().all(done) {
                 return statuses;

@@ -1,10 +1,11 @@
 //! The engine: one for the host, with its linker, its ticker and its cache of
 //! compiled components.
 
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
@@ -13,6 +14,7 @@ use wasmtime::component::Linker;
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
 
 use super::bindings;
+use super::cache::Cache;
 use super::compiler::Compiler;
 use super::component::{Compiled, Component, LoadError};
 use super::context::{Context, Host};
@@ -44,7 +46,7 @@ pub struct Bounds {
 pub struct Runtime {
     engine: Engine,
     linker: Linker<Context>,
-    cache: PathBuf,
+    cache: Cache,
     compiler: Compiler,
     /// Compilers use all cores: one after the other.
     compiling: Mutex<()>,
@@ -73,7 +75,7 @@ impl Runtime {
             long_calls: 1,
             compiler: Compiler::Here,
         };
-        Runtime::start(brief_engine(), Path::new(""), bounds)
+        Runtime::start(brief_engine(), Cache::none(), bounds)
     }
 
     fn start_with_cache(
@@ -81,16 +83,16 @@ impl Runtime {
         cache: &Path,
         bounds: Bounds,
     ) -> Result<Runtime, LoadError> {
-        std::fs::create_dir_all(cache).map_err(|cause| LoadError::Cache {
+        let opened = Cache::open(cache).map_err(|cause| LoadError::Cache {
             path: cache.to_owned(),
             cause,
         })?;
-        Runtime::start(engine, cache, bounds)
+        Runtime::start(engine, opened, bounds)
     }
 
     fn start(
         engine: wasmtime::Result<Engine>,
-        cache: &Path,
+        cache: Cache,
         bounds: Bounds,
     ) -> Result<Runtime, LoadError> {
         let engine = engine.map_err(LoadError::Engine)?;
@@ -110,7 +112,7 @@ impl Runtime {
         Ok(Runtime {
             engine,
             linker,
-            cache: cache.to_owned(),
+            cache,
             compiler: bounds.compiler,
             compiling: Mutex::default(),
             memory: HostMemory::new(bounds.memory),
@@ -139,7 +141,25 @@ impl Runtime {
     /// Whether the compile cache has a file, as [`Compiled`] names it. Whether it is
     /// usable is found when it is used.
     pub fn has_compiled(&self, file: &str) -> bool {
-        !file.is_empty() && self.cache.join(file).is_file()
+        self.cache.has(file)
+    }
+
+    /// Removes from the compile cache what is old and not among those that are
+    /// needed, as [`Compiled`] names them. What can't be removed does no harm.
+    pub fn tidy(&self, needed: &BTreeSet<String>) {
+        match self.cache.tidy(needed, SystemTime::now()) {
+            Ok(0) => {}
+            Ok(removed) => {
+                tracing::info!(
+                    event = "cache.tidied",
+                    removed,
+                    "compiled components that nothing needs are removed"
+                );
+            }
+            Err(error) => {
+                tracing::warn!(event = "cache.not-tidied", %error, "the compile cache can't be tidied up");
+            }
+        }
     }
 
     /// Names this engine and this version of the host: what another one has found
@@ -180,7 +200,7 @@ impl Runtime {
             hex(&Sha256::digest(tidemill_manifest::without_sections(bytes))),
             self.fingerprint().finish()
         );
-        let file = self.cache.join(&name);
+        let file = self.cache.file(&name);
         let compiled = |took| Compiled { file: name, took };
         if let Some(component) = self.kept(&file) {
             return Ok((component, compiled(None)));
@@ -196,7 +216,7 @@ impl Runtime {
             "compiling a component"
         );
         let started = Instant::now();
-        let unfinished = file.with_extension(format!("{}.tmp", uuid::Uuid::new_v4()));
+        let unfinished = Cache::unfinished(&file);
         let made = self.compiler.compile(&self.engine, bytes, &unfinished);
         let renamed =
             made.and_then(|()| std::fs::rename(&unfinished, &file).map_err(LoadError::Compiler));

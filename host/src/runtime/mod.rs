@@ -5,6 +5,7 @@
 //! checked [`Component`] whose instances run one invocation at a time.
 
 mod bindings;
+mod cache;
 mod compiler;
 mod component;
 mod context;

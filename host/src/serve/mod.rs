@@ -20,7 +20,7 @@ pub use config::Args;
 use config::{Config, ConfigError};
 
 use crate::admin;
-use crate::deployments::How;
+use crate::deployments::{How, Steps};
 use crate::host::{DeployError, Host, HostError};
 use crate::http::connections::Limits;
 use crate::http::listener;
@@ -154,6 +154,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         compiler: Compiler::Apart(config.compile_time),
     };
     let runtime = Runtime::new(&library.cache(), bounds)?;
+    runtime.tidy(&library.compiled(&runtime.version()));
     let store = Store::open(&library.state(&id))?;
     let url = format!("http://{}", addresses.http);
     let (host, changes) = Host::new(
@@ -385,7 +386,7 @@ async fn deploy(host: &Arc<Host>, file: &PathBuf) -> Result<(), ServeError> {
             alone: true,
             ..How::default()
         };
-        match host.deploy(component.clone(), how).await {
+        match host.deploy(component.clone(), how, &Steps::default()).await {
             Ok(deployed) => {
                 let service = deployed.name;
                 for warning in deployed.warnings {

@@ -1,6 +1,5 @@
 //! Sending dead letters back, and dropping them.
 
-use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -92,7 +91,7 @@ pub(super) fn run(way: Way, args: &Args, place: &Place<'_>) -> Result<ExitCode> 
     } else {
         some(way, place, &args.ids)?
     };
-    over("")?;
+    show::over("")?;
     tell(way, place, &done)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -149,17 +148,7 @@ fn call(way: Way, place: &Place<'_>, request: &SettleRequest) -> Result<Settled>
 
 fn progress(way: Way, settled: u64, total: u64) -> Result<()> {
     let (settled, total) = (show::count(settled), show::count(total));
-    over(&format!("{}: {settled} of {total}", way.doing))
-}
-
-/// Writes over the line of progress, on a terminal.
-fn over(line: &str) -> Result<()> {
-    if std::io::stderr().is_terminal() {
-        let mut error = anstream::stderr().lock();
-        write!(error, "\r\x1b[K{line}")?;
-        error.flush()?;
-    }
-    Ok(())
+    Ok(show::over(&format!("{}: {settled} of {total}", way.doing))?)
 }
 
 fn tell(way: Way, place: &Place<'_>, done: &Settled) -> Result<()> {
