@@ -152,9 +152,9 @@ monitoring: ## hold metrics, alerts and dashboard against a real Prometheus
 	@monitoring/check $(TIDEMILL) $(SEEDS:%=$(COMPONENTS)/%.wasm)
 
 .PHONY: chaos
-chaos: guests build ## hold exactly-once for long, while hosts, brokers and networks die: minutes
+chaos: guests build ## hold exactly-once for long, while hosts, brokers and networks die or change: minutes
 	@kafka/kafka fetch
-	@TIDEMILL_CHAOS=long $(CARGO) test --release $(LOCKED) -p tidemill-tests --test all -- exactly_once trouble --include-ignored --nocapture
+	@TIDEMILL_CHAOS=long $(CARGO) test --release $(LOCKED) -p tidemill-tests --test all -- exactly_once trouble deployments --include-ignored --nocapture
 
 # make soak SOAK=1200: seconds
 SOAK ?= 1200

@@ -23,15 +23,17 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidemill_host::deployments::How;
+use tidemill_host::deployments::{How, Steps};
 use tidemill_host::dispatch;
+use tidemill_host::effects::Effects;
 use tidemill_host::host::Host;
 use tidemill_host::http::connections::Limits;
 use tidemill_host::http::listener;
-use tidemill_host::invocation::Event;
+use tidemill_host::invocation::{Event, Failure};
 use tidemill_host::kafka::{Brokers, Cluster, Topics};
 use tidemill_host::library::Library;
 use tidemill_host::metrics::Metrics;
@@ -202,7 +204,9 @@ fn run(component: &Path, path: &str, calls: u64) {
             alone: true,
             ..How::default()
         };
-        let deployed = host.deploy(Bytes::from(component), how).await.unwrap();
+        let nobody = Steps::default();
+        let deployed = host.deploy(Bytes::from(component), how, &nobody).await;
+        let deployed = deployed.unwrap();
         while host.service(&deployed.name).is_none() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -286,22 +290,55 @@ fn client(address: SocketAddr, request: &str, calls: u64) {
     }
 }
 
-/// Has an event handled over and over.
+/// Has events handled, as many in a row as a lane reads at once.
 async fn events(host: &Host, service: &str, calls: u64) {
     let service = host.service(service).unwrap();
     let revision = service.current();
-    let mut event = Event {
+    let run = Arc::new(AtomicU64::new(0));
+    let mut left = calls;
+    while left > 0 {
+        let some = left.min(64);
+        left -= some;
+        let lane = Lane {
+            left: some - 1,
+            run: run.clone(),
+        };
+        let first = (event(some), 1);
+        dispatch::events(&service, &revision, first, Box::new(lane)).await;
+    }
+    assert_eq!(run.load(Ordering::Relaxed), calls);
+}
+
+fn event(offset: u64) -> Event {
+    Event {
         topic: "bench-in".into(),
         partition: 0,
-        offset: 0,
+        offset: i64::try_from(offset).unwrap(),
         timestamp: Some(1_700_000_000_000),
         key: Some(Bytes::from_static(b"key-123")),
         value: Some(Bytes::from(vec![b'v'; 200])),
         headers: Vec::new(),
-    };
-    for offset in 0..calls {
-        event.offset = i64::try_from(offset).unwrap();
-        let effects = dispatch::event(&service, &revision, &event, 1, View::NotGranted).await;
-        assert_eq!(effects.unwrap().messages.len(), 1);
+    }
+}
+
+/// Gives events, and counts those that were passed on.
+struct Lane {
+    left: u64,
+    run: Arc<AtomicU64>,
+}
+
+impl dispatch::Source for Lane {
+    fn next(&mut self) -> Option<(Event, u32)> {
+        self.left = self.left.checked_sub(1)?;
+        Some((event(self.left), 1))
+    }
+
+    fn view(&self) -> View {
+        View::NotGranted
+    }
+
+    fn ran(&mut self, _: Event, ran: Result<Effects, Failure>) {
+        assert_eq!(ran.unwrap().messages.len(), 1);
+        self.run.fetch_add(1, Ordering::Relaxed);
     }
 }

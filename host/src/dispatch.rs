@@ -8,11 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use crate::effects::Effects;
 use crate::invocation::{Event, Failure, Request, Response};
+use crate::limits::Hits;
 use crate::metrics::{InFlight, Kind};
 use crate::revision::Revision;
-use crate::runtime::{Called, Component};
+use crate::runtime::{Called, Component, Feed, Given};
 use crate::service::Service;
 use crate::state::View;
 use crate::trace;
@@ -111,12 +114,7 @@ pub async fn event(
         let mut ran = ran.await;
         drop(in_flight);
         let Err(Failure::Crowded { limit }) = &ran else {
-            let took = started.elapsed();
-            service.metrics.ran(Kind::Event, &ran, took);
-            let failed = ran.as_ref().is_err_and(Failure::is_the_handlers);
-            revision.tally.count(failed);
-            let invocations = &service.invocations;
-            invocations.ran(revision, event, attempt, &ran, took);
+            count(service, revision, (event, attempt), &ran, started.elapsed());
             span.end(&mut ran);
             return ran;
         };
@@ -153,6 +151,157 @@ async fn run_event(
     let mut ran = settle(service, &component, ran);
     span.end(&mut ran);
     ran.map(|((), effects)| effects)
+}
+
+/// The events of a lane, one after another.
+pub trait Source: Send {
+    /// The next event, and which attempt at it this is; none if this revision is not
+    /// to run one now.
+    fn next(&mut self) -> Option<(Event, u32)>;
+
+    /// The state that they see.
+    fn view(&self) -> View;
+
+    /// What became of an event.
+    fn ran(&mut self, event: Event, ran: Result<Effects, Failure>);
+}
+
+/// Runs the event handler for an event, and then for those that the source has, for
+/// as long as it has some: in one call, if the component can do that.
+pub async fn events(
+    service: &Arc<Service>,
+    revision: &Arc<Revision>,
+    first: (Event, u32),
+    source: Box<dyn Source>,
+) {
+    let door = Arc::new(Mutex::new(Door {
+        service: service.clone(),
+        revision: revision.clone(),
+        source,
+        first: Some(first),
+        runs: None,
+        cold: false,
+        crowded: false,
+    }));
+    pull(service, revision, &door).await;
+    let left = {
+        let mut door = door.lock();
+        let view = door.source.view();
+        door.first.take().map(|first| (first, view))
+    };
+    if let Some(((event, attempt), view)) = left {
+        let ran = self::event(service, revision, &event, attempt, view).await;
+        door.lock().source.ran(event, ran);
+    }
+}
+
+/// What cannot be done in this way is left for a call of its own.
+async fn pull(service: &Service, revision: &Revision, door: &Arc<Mutex<Door>>) {
+    // What goes wrong here goes wrong there again, and is told.
+    let Ok(component) = revision.component().await else {
+        return;
+    };
+    if !component.pulls() {
+        return;
+    }
+    let mut in_flight = service.metrics.begin(Kind::Event);
+    let _slot = revision.slots.take_in_time().await;
+    let Ok(instance) = component.instance().await else {
+        return;
+    };
+    in_flight.runs();
+    door.lock().cold = instance.calls() == 0;
+    let limits = &revision.manifest.limits;
+    let pulled = instance.pull(door.clone(), limits.time, limits.reuse).await;
+    if let Err(failure) = pulled.ended {
+        // Told already, if it was while an event ran.
+        tracing::debug!(service = service.name(), "its event-loop ended: {failure}");
+    }
+    if let Some(instance) = pulled.instance {
+        component.give_back(instance);
+    }
+}
+
+/// The door for events that a guest pulls.
+struct Door {
+    service: Arc<Service>,
+    revision: Arc<Revision>,
+    source: Box<dyn Source>,
+    /// The event to run before those of the source.
+    first: Option<(Event, u32)>,
+    runs: Option<Running>,
+    /// Whether the instance is new.
+    cold: bool,
+    /// Whether an event found no memory: it has to wait, and all others with it.
+    crowded: bool,
+}
+
+/// An event that runs.
+struct Running {
+    event: Event,
+    attempt: u32,
+    started: Instant,
+    process: trace::Process,
+    invocation: trace::Invocation,
+}
+
+impl Feed for Door {
+    fn next(&mut self) -> Option<Given<'_>> {
+        if self.crowded {
+            return None;
+        }
+        let (event, attempt) = self.first.take().or_else(|| self.source.next())?;
+        let view = self.source.view();
+        let process = trace::Process::begin(&self.revision, &event, attempt);
+        let cold = std::mem::take(&mut self.cold);
+        let invocation = process.invocation(&self.revision, &event, cold);
+        let running = self.runs.insert(Running {
+            event,
+            attempt,
+            started: Instant::now(),
+            process,
+            invocation,
+        });
+        Some(Given {
+            event: &running.event,
+            attempt,
+            view,
+        })
+    }
+
+    fn ended(&mut self, ran: Result<Effects, Failure>, hits: Hits) {
+        let Some(running) = self.runs.take() else {
+            return;
+        };
+        let Running { event, attempt, .. } = running;
+        self.service.metrics.hits(hits);
+        let mut ran = ran.map(|effects| ((), effects));
+        running.invocation.end(&mut ran);
+        let mut ran = ran.map(|((), effects)| effects);
+        if matches!(ran, Err(Failure::Crowded { .. })) {
+            self.crowded = true;
+            self.first = Some((event, attempt));
+            return;
+        }
+        let took = running.started.elapsed();
+        count(&self.service, &self.revision, (&event, attempt), &ran, took);
+        running.process.end(&mut ran);
+        self.source.ran(event, ran);
+    }
+}
+
+/// Counts an event that was run.
+fn count(
+    service: &Service,
+    revision: &Revision,
+    (event, attempt): (&Event, u32),
+    ran: &Result<Effects, Failure>,
+    took: Duration,
+) {
+    service.metrics.ran(Kind::Event, ran, took);
+    let failed = ran.as_ref().is_err_and(Failure::is_the_handlers);
+    revision.tally.count(failed);
+    service.invocations.ran(revision, event, attempt, ran, took);
 }
 
 /// A call has ended: counts the limits that it hit, and keeps its instance.

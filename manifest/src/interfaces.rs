@@ -7,6 +7,8 @@ use crate::Manifest;
 pub const HTTP: &str = "tidemill:service/http";
 /// Exported by what handles events.
 pub const EVENTS: &str = "tidemill:service/events";
+/// The interface of a component that takes several events in one call.
+pub const EVENT_LOOP: &str = "tidemill:service/event-loop";
 /// Exported by what describes itself.
 pub const DESCRIBE: &str = "tidemill:service/describe";
 
@@ -40,7 +42,7 @@ impl Import {
     pub fn of(name: &str) -> Self {
         let name = unversioned(name);
         match name {
-            "tidemill:service/types" => return Self::Nothing,
+            "tidemill:service/types" | "tidemill:service/event-source" => return Self::Nothing,
             "tidemill:service/publisher" => return Self::Publisher,
             "tidemill:service/state" => return Self::State,
             "wasi:config/store" => return Self::Settings,

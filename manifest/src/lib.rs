@@ -28,7 +28,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub use error::{ManifestError, Problem};
-pub use interfaces::{DESCRIBE, EVENTS, HTTP, Import, unversioned};
+pub use interfaces::{DESCRIBE, EVENT_LOOP, EVENTS, HTTP, Import, unversioned};
 pub use rules::{RESERVED_PATHS, check_name, check_topic};
 pub use secrets::{is_secret, without_secrets};
 pub use section::{

@@ -91,7 +91,7 @@ pub mod __private {
     #[cfg(target_arch = "wasm32")]
     pub use crate::sys::bindings;
     #[cfg(target_arch = "wasm32")]
-    pub use crate::sys::calls::{answer, consume};
+    pub use crate::sys::calls::{answer, consume, pull};
     #[cfg(target_arch = "wasm32")]
     pub use wit_bindgen;
 }

@@ -124,6 +124,12 @@ macro_rules! __events {
                 }
             }
 
+            impl bindings::events::exports::tidemill::service::event_loop::Guest for Component {
+                async fn run() {
+                    $crate::__private::pull(TOPICS.with(|topics| *topics)).await;
+                }
+            }
+
     bindings::events::export_events!(Component with_types_in bindings::events);
         };
     };

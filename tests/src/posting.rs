@@ -21,6 +21,21 @@ pub struct Posted {
     pub nothing: BTreeSet<String>,
     /// How long the slowest answer took.
     pub slowest: Duration,
+    /// How long each took.
+    pub took: Vec<Duration>,
+}
+
+impl Posted {
+    /// The time within which so great a share of all answers came: 0.99 is p99.
+    ///
+    /// # Panics
+    /// If there was none.
+    #[must_use]
+    pub fn within(posted: &[Posted], share: f64) -> Duration {
+        let mut took: Vec<Duration> = posted.iter().flat_map(|one| one.took.clone()).collect();
+        took.sort_unstable();
+        took[((took.len() - 1) as f64 * share) as usize]
+    }
 }
 
 /// Stops the clients, also when the test fails.
@@ -79,7 +94,9 @@ impl Counting {
             let target = format!("/{}", self.name);
             let asked = Instant::now();
             let answered = host.try_send("POST", &target, &[], body.as_bytes());
-            posted.slowest = posted.slowest.max(asked.elapsed());
+            let took = asked.elapsed();
+            posted.took.push(took);
+            posted.slowest = posted.slowest.max(took);
             match answered {
                 Ok(reply) if reply.status == 200 => {
                     posted.acknowledged.insert(value);

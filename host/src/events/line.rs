@@ -13,7 +13,7 @@ use crate::trace::{TraceId, trace_id};
 /// The events of one lane that are under way.
 #[derive(Debug, Default)]
 pub(super) struct Line {
-    /// To run before anything new is read, in order.
+    /// To run before anything else is read, in order: again, or for the first time.
     again: VecDeque<Event>,
     /// Done with, waiting for their commit, by number.
     done: VecDeque<(u64, Event, Fate)>,
@@ -82,6 +82,16 @@ impl Line {
     /// The event to run again next.
     pub(super) fn next_again(&mut self) -> Option<Event> {
         self.again.pop_front()
+    }
+
+    /// An event was read, and is to run behind those that were before it.
+    pub(super) fn later(&mut self, event: Event) {
+        self.again.push_back(event);
+    }
+
+    /// The event that was taken last is not to run yet.
+    pub(super) fn put_back(&mut self, event: Event) {
+        self.again.push_front(event);
     }
 
     /// Which attempt this event is in, from 1.

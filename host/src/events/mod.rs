@@ -23,6 +23,7 @@ pub mod policy;
 mod rebuild;
 mod starts;
 mod subscription;
+mod work;
 
 pub use note::Note;
 pub use subscription::{Shared, Subscription, delivery};

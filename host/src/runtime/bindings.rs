@@ -4,7 +4,7 @@
 //! these are used. Calls go through typed functions, since `call_async` traps a guest that
 //! waits for nothing, and returns only when the guest's task has come to rest.
 
-/// Imports that the host implements: publisher and state.
+/// Imports that the host implements: publisher, state and where events come from.
 pub(super) mod imports {
     wasmtime::component::bindgen!({
         path: "../wit",
@@ -13,6 +13,7 @@ pub(super) mod imports {
             world linked {
                 import tidemill:service/publisher@0.1.0;
                 import tidemill:service/state@0.1.0;
+                import tidemill:service/event-source@0.1.0;
             }
         ",
         world: "tidemill:host/linked",
@@ -27,10 +28,7 @@ pub(super) mod http {
     });
 }
 
-/// The event handler.
+/// The event handler. Its types are those of the imports.
 pub(super) mod events {
-    wasmtime::component::bindgen!({
-        path: "../wit",
-        world: "event-handler",
-    });
+    pub(in super::super) use super::imports::tidemill::service::types::{Event, Failure, Header};
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidemill_manifest::{DESCRIBE, EVENTS, HTTP, Import, Manifest, unversioned};
+use tidemill_manifest::{DESCRIBE, EVENT_LOOP, EVENTS, HTTP, Import, Manifest, unversioned};
 use wasmtime::component::{ComponentExportIndex, InstancePre};
 use wasmtime_wasi_config::WasiConfigVariables;
 
@@ -114,6 +114,8 @@ pub(super) struct Exports {
     pub(super) http: Option<ComponentExportIndex>,
     pub(super) events: Option<ComponentExportIndex>,
     pub(super) describe: Option<ComponentExportIndex>,
+    /// The loop that takes several events in one call.
+    pub(super) run: Option<ComponentExportIndex>,
 }
 
 impl Component {
@@ -203,6 +205,11 @@ impl Component {
     /// component was called since then.
     pub fn rest(&self) -> bool {
         self.pool.rest()
+    }
+
+    /// Whether its instances take several events in one call.
+    pub fn pulls(&self) -> bool {
+        self.exports.run.is_some() && self.manifest.limits.reuse > 1
     }
 
     /// How many instances are idle.
@@ -301,6 +308,7 @@ fn check_exports(pre: &InstancePre<Context>, exported: &[String]) -> Result<Expo
         http: find(HTTP, "handle"),
         events: find(EVENTS, "handle"),
         describe: find(DESCRIBE, "openapi"),
+        run: find(EVENT_LOOP, "run"),
     };
     if exports.http.is_none() && exports.events.is_none() {
         let exports = match exported.len() {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -14,8 +14,10 @@ use wasmtime_wasi_config::WasiConfigVariables;
 
 use super::bindings::imports::tidemill::service::{publisher, state, types};
 use super::component::Component;
+use super::feed::Pulling;
 use super::memory::MemoryLimit;
 use super::output::GuestLog;
+use super::turns::Held;
 use crate::effects::{Effects, Message, RowKey};
 use crate::invocation::Identity;
 use crate::limits::{Hits, Limit};
@@ -78,10 +80,14 @@ pub(super) struct Context {
     pub(super) slices: u32,
     /// Which invocation runs, for its log lines.
     pub(super) identity: Arc<Mutex<Identity>>,
+    /// Where it takes events, if it is called for that.
+    pub(super) pulling: Option<Pulling>,
+    /// What it has to do with turns.
+    pub(super) held: Held,
 }
 
 impl Context {
-    pub(super) fn new(component: &Component) -> Context {
+    pub(super) fn new(component: &Component, held: Held) -> Context {
         let origin = &component.origin;
         let identity: Arc<Mutex<Identity>> = Arc::default();
         // No arguments, environment, files or network: only somewhere to write.
@@ -104,7 +110,21 @@ impl Context {
             deadline: Instant::now() + component.manifest.limits.time,
             slices: 0,
             identity,
+            pulling: None,
+            held,
         }
+    }
+
+    /// An invocation begins, with so much time.
+    pub(super) fn begin(&mut self, view: View, identity: Identity, time: Duration) {
+        self.view = view;
+        self.effects = Effects::default();
+        *self.identity.lock() = identity;
+        self.hits = Hits::default();
+        self.memory.refused = None;
+        self.deadline = Instant::now() + time;
+        self.slices = 0;
+        self.held.begin(self.deadline);
     }
 
     pub(super) fn settings(&self) -> &WasiConfigVariables {

@@ -3,22 +3,25 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use tidemill_manifest::{DESCRIBE, EVENTS, HTTP};
+use parking_lot::Mutex;
+use tidemill_manifest::{DESCRIBE, EVENT_LOOP, EVENTS, HTTP};
 use wasmtime::component::{
     ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Lower, TypedFunc,
 };
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 
-use super::bindings::events::exports::tidemill::service::events as events_wit;
+use super::bindings::events as events_wit;
 use super::bindings::http::exports::tidemill::service::http as http_wit;
 use super::component::{Component, Exports};
 use super::context::{Context, HANDLES};
+use super::feed::{Feed, Pulling, of_event, untold};
 use super::memory::Refused;
 use super::turns::Held;
 use crate::effects::Effects;
@@ -35,6 +38,7 @@ pub struct Instance {
     store: Store<Context>,
     http: Option<TypedFunc<(http_wit::Request,), (http_wit::Response,)>>,
     events: Option<TypedFunc<(events_wit::Event,), (Handled,)>>,
+    run: Option<TypedFunc<(), ()>>,
     describe: Option<TypedFunc<(), (String,)>>,
     calls: u32,
     held: Held,
@@ -52,6 +56,15 @@ pub(crate) struct Called<T> {
     pub(crate) instance: Option<Instance>,
 }
 
+/// What a call came to in which events were pulled. What became of each is told
+/// already.
+pub(crate) struct Pulled {
+    /// How it ended.
+    pub(crate) ended: Result<(), Failure>,
+    /// The instance, if it may be used again.
+    pub(crate) instance: Option<Instance>,
+}
+
 /// Ends a guest that loops: no timer would.
 #[derive(Debug, thiserror::Error)]
 #[error("the deadline has passed")]
@@ -63,15 +76,15 @@ impl Instance {
         pre: &InstancePre<Context>,
         exports: Exports,
     ) -> Result<Instance, Failure> {
-        let mut store = Store::new(pre.engine(), Context::new(component));
+        let held = Held::default();
+        let mut store = Store::new(pre.engine(), Context::new(component, held.clone()));
         store.limiter(|context| &mut context.memory);
         store.set_hostcall_fuel(component.grants.handed);
         store.set_max_component_handles(HANDLES);
-        let held = Held::default();
         interrupt(&mut store, component, held.clone());
         let limit = component.manifest.limits.time;
-        let deadline = store.data().deadline;
-        let made = bounded(&held, deadline, pin!(pre.instantiate_async(&mut store))).await;
+        held.begin(store.data().deadline);
+        let made = bounded(&held, pin!(pre.instantiate_async(&mut store))).await;
         let instance = match made {
             Ok(Ok(instance)) => instance,
             Err(_) => return Err(Failure::Timeout { limit }),
@@ -89,10 +102,12 @@ impl Instance {
         let http = typed(&mut store, &instance, HTTP, exports.http)?;
         let events = typed(&mut store, &instance, EVENTS, exports.events)?;
         let describe = typed(&mut store, &instance, DESCRIBE, exports.describe)?;
+        let run = typed(&mut store, &instance, EVENT_LOOP, exports.run)?;
         Ok(Instance {
             store,
             http,
             events,
+            run,
             describe,
             calls: 0,
             held,
@@ -104,20 +119,11 @@ impl Instance {
         self.calls
     }
 
-    /// Begins a call, which has to end by the time that is returned.
-    fn begin(&mut self, view: View, identity: Identity, time: Duration) -> Instant {
+    /// Begins a call.
+    fn begin(&mut self, view: View, identity: Identity, time: Duration) {
         self.calls = self.calls.saturating_add(1);
-        self.held.begin();
         self.store.set_epoch_deadline(1);
-        let context = self.store.data_mut();
-        context.view = view;
-        context.effects = Effects::default();
-        *context.identity.lock() = identity;
-        context.hits = Hits::default();
-        context.memory.refused = None;
-        context.deadline = Instant::now() + time;
-        context.slices = 0;
-        context.deadline
+        self.store.data_mut().begin(view, identity, time);
     }
 
     fn end(&mut self) -> Effects {
@@ -134,7 +140,7 @@ impl Instance {
         time: Duration,
         max_response: u64,
     ) -> Called<Response> {
-        let deadline = self.begin(view, Identity::Request(request.number), time);
+        self.begin(view, Identity::Request(request.number), time);
         let Some(handler) = &self.http else {
             return self.called(Err(no_handler("requests")), true);
         };
@@ -148,13 +154,13 @@ impl Instance {
         };
         let called = {
             let call = pin!(handler.call_async(&mut self.store, (request,)));
-            bounded(&self.held, deadline, call).await
+            bounded(&self.held, call).await
         };
         match self.finished(called, time) {
             Ok((response,)) => {
                 let effects = self.end();
                 let failed = response.status >= 500;
-                let result = match self.crowded() {
+                let result = match self.store.data().crowded() {
                     Some(crowded) if failed => Err(crowded),
                     _ => check_response(response, max_response).map(|response| (response, effects)),
                 };
@@ -173,54 +179,76 @@ impl Instance {
         time: Duration,
     ) -> Called<()> {
         let identity = Identity::Event(event.topic.clone(), event.partition, event.offset);
-        let deadline = self.begin(view, identity, time);
+        self.begin(view, identity, time);
         let Some(handler) = &self.events else {
             return self.called(Err(no_handler("events")), true);
         };
-        let event = events_wit::Event {
-            topic: event.topic.to_string(),
-            partition: event.partition.try_into().unwrap_or_default(),
-            offset: event.offset.try_into().unwrap_or_default(),
-            timestamp: event.timestamp.and_then(|time| time.try_into().ok()),
-            key: event.key.as_deref().map(<[u8]>::to_vec),
-            value: event.value.as_deref().map(<[u8]>::to_vec),
-            headers: event
-                .headers
-                .iter()
-                .map(|(name, value)| events_wit::Header {
-                    name: name.clone(),
-                    value: value.as_deref().map(<[u8]>::to_vec),
-                })
-                .collect(),
-            attempt,
-        };
+        let event = of_event(event, attempt);
         let called = {
             let call = pin!(handler.call_async(&mut self.store, (event,)));
-            bounded(&self.held, deadline, call).await
+            bounded(&self.held, call).await
         };
         match self.finished(called, time) {
             Ok((result,)) => {
                 let effects = self.end();
-                let result = match (result, self.crowded()) {
-                    (Ok(()), _) => Ok(((), effects)),
-                    (Err(_), Some(crowded)) => Err(crowded),
-                    (Err(failure), None) => Err(failed(failure)),
-                };
-                self.called(result, true)
+                let said = self.store.data().told(result);
+                self.called(said.map(|()| ((), effects)), true)
             }
             Err(failure) => self.called(Err(failure), false),
         }
     }
 
+    /// Has the guest take events for as long as there are some.
+    pub(crate) async fn pull(
+        mut self,
+        feed: Arc<Mutex<dyn Feed>>,
+        time: Duration,
+        reuse: u32,
+    ) -> Pulled {
+        let left = reuse.saturating_sub(self.calls);
+        self.store.set_epoch_deadline(1);
+        let context = self.store.data_mut();
+        // Until it takes the first one.
+        context.begin(View::NotGranted, Identity::Start, time);
+        context.pulling = Some(Pulling {
+            feed,
+            time,
+            left,
+            taken: 0,
+            runs: false,
+        });
+        let called = match &self.run {
+            Some(run) => {
+                let call = pin!(run.call_async(&mut self.store, ()));
+                bounded(&self.held, call).await
+            }
+            None => Ok(Ok(())),
+        };
+        let ended = self.finished(called, time);
+        let reusable = ended.is_ok();
+        let context = self.store.data_mut();
+        let taken = context.pulling.as_ref().map_or(0, |pulling| pulling.taken);
+        context.pulled(Err(match &ended {
+            Ok(()) => untold(),
+            Err(failure) => failure.clone(),
+        }));
+        context.pulling = None;
+        self.calls = self.calls.saturating_add(taken);
+        Pulled {
+            ended,
+            instance: reusable.then_some(self),
+        }
+    }
+
     /// Asks for the OpenAPI document.
     pub(super) async fn describe(&mut self, time: Duration) -> Result<String, Failure> {
-        let deadline = self.begin(View::NotGranted, Identity::Start, time);
+        self.begin(View::NotGranted, Identity::Start, time);
         let Some(describe) = &self.describe else {
             return Err(no_handler("describe"));
         };
         let called = {
             let call = pin!(describe.call_async(&mut self.store, ()));
-            bounded(&self.held, deadline, call).await
+            bounded(&self.held, call).await
         };
         let (document,) = self.finished(called, time)?;
         self.end();
@@ -246,15 +274,6 @@ impl Instance {
             result,
             hits: self.store.data().hits,
             instance: reusable.then_some(self),
-        }
-    }
-
-    /// What it means that a call failed which did not get the memory that it
-    /// asked for, because others had it.
-    fn crowded(&self) -> Option<Failure> {
-        match self.store.data().memory.refused {
-            Some(Refused::Crowded(limit)) => Some(Failure::Crowded { limit }),
-            _ => None,
         }
     }
 }
@@ -286,32 +305,33 @@ struct Late;
 /// Runs a call for as long as it may. Whenever it waits, its turn is another's.
 async fn bounded<T>(
     held: &Held,
-    deadline: Instant,
     mut call: Pin<&mut impl Future<Output = wasmtime::Result<T>>>,
 ) -> Result<wasmtime::Result<T>, Late> {
-    let mut late = pin!(tokio::time::sleep_until(deadline.into()));
+    let deadline = || held.deadline().map(tokio::time::Instant::from);
+    let timer = tokio::time::sleep_until(deadline().unwrap_or_else(tokio::time::Instant::now));
+    let mut late = pin!(timer);
+    let mut is_late = |context: &mut std::task::Context<'_>| {
+        while late.as_mut().poll(context).is_ready() {
+            // Another invocation may have begun in the same call.
+            match deadline().filter(|deadline| *deadline > late.deadline()) {
+                Some(later) => late.as_mut().reset(later),
+                None => return true,
+            }
+        }
+        false
+    };
     poll_fn(|context| {
         // One that runs for long does not get another slice after its time.
-        if held.is_long() && late.as_mut().poll(context).is_ready() {
+        if held.is_long() && is_late(context) {
             return Poll::Ready(Err(Late));
         }
         match held.run(|| call.as_mut().poll(context)) {
             Poll::Ready(result) => Poll::Ready(Ok(result)),
-            Poll::Pending => late.as_mut().poll(context).map(|()| Err(Late)),
+            Poll::Pending if is_late(context) => Poll::Ready(Err(Late)),
+            Poll::Pending => Poll::Pending,
         }
     })
     .await
-}
-
-/// What a handler says of an event that it could not handle.
-fn failed(failure: events_wit::Failure) -> Failure {
-    match failure {
-        events_wit::Failure::Retry(why) => Failure::Retry(why),
-        events_wit::Failure::RetryAfter(later) => {
-            Failure::RetryAfter(later.reason, Duration::from_millis(later.after))
-        }
-        events_wit::Failure::Reject(why) => Failure::Reject(why),
-    }
 }
 
 /// An export as a function of the types that wit/ gives it.

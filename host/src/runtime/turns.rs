@@ -12,6 +12,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -131,12 +132,21 @@ struct Inner {
     /// Whether the call that runs is a long one: nearly all never are.
     long: AtomicBool,
     turn: Mutex<Option<Turn>>,
+    /// When the invocation that runs has to end.
+    deadline: Mutex<Option<Instant>>,
 }
 
 impl Held {
-    /// A call begins, as a short one.
-    pub(super) fn begin(&self) {
+    /// An invocation begins, as a short one.
+    pub(super) fn begin(&self, deadline: Instant) {
         self.0.long.store(false, Ordering::Relaxed);
+        *self.0.deadline.lock() = Some(deadline);
+    }
+
+    /// When the invocation that runs has to end; later, if another has begun in the
+    /// same call meanwhile.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        *self.0.deadline.lock()
     }
 
     /// Whether the call that runs is a long one.

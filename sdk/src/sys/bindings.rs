@@ -25,7 +25,7 @@ pub mod http {
 pub mod events {
     wit_bindgen::generate!({
         path: "../wit",
-        world: "tidemill:service/event-handler",
+        world: "tidemill:service/event-puller",
         runtime_path: "::tidemill::__private::wit_bindgen::rt",
         default_bindings_module: "::tidemill::__private::bindings::events",
         export_macro_name: "export_events",

@@ -5,7 +5,7 @@ use super::RawEvent;
 use super::bindings::{events, http};
 use crate::event::{Failure, Topics};
 use crate::service::{self, Routes};
-use events::exports::tidemill::service::events as event;
+use events::tidemill::service::{event_source, types as event};
 use http::exports::tidemill::service::http as wire;
 
 /// Answers one request.
@@ -24,6 +24,18 @@ pub async fn answer(routes: &Routes, request: wire::Request) -> wire::Response {
         headers: response.headers,
         body: response.body.into(),
     }
+}
+
+/// Handles events for as long as there are some.
+pub async fn pull(topics: &Topics) {
+    let mut outcome: Option<Result<(), event::Failure>> = None;
+    while let Some(event) = event_source::next(outcome.as_ref().map(plain)) {
+        outcome = Some(consume(topics, event).await);
+    }
+}
+
+fn plain(outcome: &Result<(), event::Failure>) -> Result<(), &event::Failure> {
+    outcome.as_ref().map(|()| ())
 }
 
 /// Handles one event.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tidemill_tests::{
-    Client, Component, Counting, Fleet, Host, Kafka, Manifest, Reply, eventually, unique,
+    Client, Component, Counting, Fleet, Host, Kafka, Manifest, Posted, Reply, eventually, unique,
 };
 
 use crate::exactly_once::long;
@@ -86,6 +86,73 @@ fn every_host_follows_and_one_that_joins_has_everything_before_it_is_ready() {
     assert_eq!(left.status, 404, "{left:?}");
 }
 
+/// The lines of a deploy's answer.
+fn steps(host: &Host, component: &Component) -> Vec<Value> {
+    let headers = [
+        ("content-type", "application/wasm"),
+        ("accept", "application/json, application/x-ndjson;q=0.9"),
+    ];
+    let reply = host
+        .admin()
+        .send("POST", "/v1/services", &headers, &component.0)
+        .expect(200);
+    assert_eq!(reply.header("content-type"), "application/x-ndjson");
+    let lines = reply.text().lines().filter(|line| !line.is_empty());
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn a_deploy_tells_each_step_to_who_asks_for_lines() {
+    let kafka = Kafka::shared();
+    let hosts = [(); 2].map(|()| Host::builder().kafka(kafka).ready());
+    let name = unique("steps");
+    let topic = format!("{name}-in");
+    let manifest = manifest(&name).subscribe(&topic);
+    let told = steps(&hosts[0], &Component::misbehave(&manifest));
+    let mut names: Vec<&str> = told
+        .iter()
+        .map(|one| one["step"].as_str().unwrap())
+        .collect();
+    names.dedup();
+    let all = [
+        "compiling",
+        "checking",
+        "topics",
+        "storing",
+        "following",
+        "done",
+    ];
+    assert_eq!(names, all, "{told:#?}");
+    let of = |step: &str| told.iter().rfind(|one| one["step"] == step).unwrap();
+    assert_eq!(of("topics")["created"], json!([topic]));
+    assert!(
+        of("storing")["bytes"].as_u64().unwrap() > 10_000,
+        "{told:#?}"
+    );
+    let following = of("following")["hosts"].as_array().unwrap();
+    assert_eq!(following.len(), 2, "{told:#?}");
+    assert!(
+        following.iter().all(|host| host["runs"] == true),
+        "{told:#?}"
+    );
+    assert_eq!(of("done")["deployed"]["name"], *name);
+
+    let again = steps(&hosts[1], &Component::misbehave(&manifest));
+    assert_eq!(again.last().unwrap()["step"], "done", "{again:#?}");
+    assert!(
+        again.iter().all(|one| one["step"] != "storing"),
+        "{again:#?}"
+    );
+
+    let damaged = Component(b"no component".to_vec());
+    let refused = steps(&hosts[0], &damaged);
+    let last = refused.last().unwrap();
+    assert_eq!(last["step"], "refused");
+    assert_eq!(last["problem"]["status"], 422, "{refused:#?}");
+}
+
 #[test]
 fn deploys_under_load_fail_no_request_and_lose_or_double_no_event() {
     let (deploys, pause) = match long() {
@@ -116,12 +183,13 @@ fn deploys_under_load_fail_no_request_and_lose_or_double_no_event() {
         }
         println!("{deploys} deploys in {:?}", began.elapsed());
     });
-    let slowest = |posted: &[tidemill_tests::Posted]| posted.iter().map(|one| one.slowest).max();
-    println!(
-        "slowest answer: {:?}, without deploys {:?}",
-        slowest(&posted),
-        slowest(&quiet)
-    );
+    for share in [0.5, 0.99, 1.0] {
+        let [during, without] = [&posted, &quiet].map(|posted| Posted::within(posted, share));
+        println!(
+            "p{:.0}: {during:.1?}, without deploys {without:.1?}",
+            share * 100.0
+        );
+    }
     for one in &posted {
         assert!(
             one.others.is_empty(),

@@ -4,15 +4,18 @@
 //! Settings: `out` is the topic of the counts; `by` is how much an event counts, 1
 //! if it is not set. `poison`, as `KEY N`, says which count of a key the broker is
 //! to refuse: it is published to the topic `poison-out`, or with 2 MiB. Events of
-//! the key `reject` are rejected. With `trap`, a number, events at each offset that
+//! the key `reject` are rejected. `sleep` is how long an event takes, in ms; one
+//! of the key `slow` takes a minute. With `trap`, a number, events at each offset that
 //! is one less than a multiple of it trap.
 //!
 //! Requests: a `POST` publishes an event for each line `TOPIC KEY VALUE`; `GET
 //! /NAME` gives all rows, `/NAME/key/KEY` one, `/NAME/total` their number and sum.
 
 use bindings::exports::tidemill::service::describe::Guest as Describe;
+use bindings::exports::tidemill::service::event_loop::Guest as EventLoop;
 use bindings::exports::tidemill::service::events::{Event, Failure, Guest as Events};
 use bindings::exports::tidemill::service::http::{Guest as Http, Request, Response};
+use bindings::tidemill::service::event_source;
 use bindings::tidemill::service::publisher::{self, Message};
 use bindings::tidemill::service::state::{self, Range};
 use bindings::wasi::config::store;
@@ -21,7 +24,14 @@ use bindings::wasi::config::store;
 mod bindings {
     wit_bindgen::generate!({
         path: "../../../wit",
-        world: "tidemill:service/service",
+        inline: "
+            package tests:count;
+            world count {
+                include tidemill:service/service@0.1.0;
+                include tidemill:service/event-puller@0.1.0;
+            }
+        ",
+        world: "tests:count/count",
         generate_all,
     });
 }
@@ -39,9 +49,27 @@ impl Describe for Count {
     }
 }
 
+impl EventLoop for Count {
+    async fn run() {
+        let mut outcome: Option<Result<(), Failure>> = None;
+        while let Some(event) =
+            event_source::next(outcome.as_ref().map(|one| one.as_ref().map(|()| ())))
+        {
+            outcome = Some(<Count as Events>::handle(event).await);
+        }
+    }
+}
+
 impl Events for Count {
     async fn handle(event: Event) -> Result<(), Failure> {
+        if let Ok(time) = setting("sleep").parse() {
+            std::thread::sleep(std::time::Duration::from_millis(time));
+        }
         let key = event.key.unwrap_or_default();
+        // Waits for what never comes, and looks at nothing meanwhile.
+        if !key.is_empty() && setting("slow") == text(&key) {
+            std::thread::sleep(std::time::Duration::from_secs(60));
+        }
         if setting("reject") == text(&key) {
             return Err(Failure::Reject("its key is rejected".to_owned()));
         }

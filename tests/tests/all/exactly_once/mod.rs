@@ -5,6 +5,7 @@
 mod dying;
 mod faults;
 mod publishing;
+mod pulled;
 mod restoring;
 mod sources;
 
