@@ -27,7 +27,6 @@ mod http;
 mod kafka;
 mod posting;
 mod process;
-mod produce;
 mod proxy;
 mod secured;
 mod tokens;
@@ -35,6 +34,7 @@ mod topics;
 mod transaction;
 mod usage;
 mod wait;
+mod wire;
 
 pub use crate::core::CoreHttp;
 pub use access::{Operation, Resource, Rule};

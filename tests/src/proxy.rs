@@ -6,14 +6,14 @@
 //! Nothing else is looked into, so it does not matter which versions are spoken;
 //! but for requests that are answered here (`produce`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use crate::produce;
+use crate::wire;
 
 /// Kinds of requests, by their key in Kafka's protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,6 +45,9 @@ pub enum Fault {
     /// It does not arrive, and the answer is this error of the broker's. Only
     /// for [`Api::Produce`].
     Answered(i16),
+    /// The answer says that there are no brokers, as that of one may that has just
+    /// started. Only for [`Api::Metadata`].
+    NoBrokers,
 }
 
 /// What the way to the broker is like.
@@ -242,13 +245,13 @@ fn connect(client: TcpStream, broker: &str, way: &Way) {
     let Ok(broker) = TcpStream::connect(broker) else {
         return;
     };
-    let lost = Mutex::new(BTreeSet::new());
+    let odd = Mutex::new(BTreeMap::new());
     thread::scope(|scope| {
         scope.spawn(|| {
-            let _ = answers(&broker, &client, way, &lost);
+            let _ = answers(&broker, &client, way, &odd);
             close(&broker, &client);
         });
-        let _ = requests(&client, &broker, way, &lost);
+        let _ = requests(&client, &broker, way, &odd);
         close(&broker, &client);
     });
 }
@@ -262,7 +265,7 @@ fn requests(
     mut client: &TcpStream,
     mut broker: &TcpStream,
     way: &Way,
-    lost: &Mutex<BTreeSet<[u8; 4]>>,
+    odd: &Mutex<BTreeMap<[u8; 4], Fault>>,
 ) -> io::Result<()> {
     let _ = client.set_nodelay(true);
     let _ = broker.set_nodelay(true);
@@ -271,13 +274,13 @@ fn requests(
         let head = frame.get(4..12).ok_or(io::ErrorKind::InvalidData)?;
         match way.next(i16::from_be_bytes([head[0], head[1]]), &frame) {
             Some(Fault::Refused) => return Ok(()),
-            Some(Fault::AnswerLost) => {
+            Some(fault @ (Fault::AnswerLost | Fault::NoBrokers)) => {
                 let id = [head[4], head[5], head[6], head[7]];
-                lost.lock().unwrap().insert(id);
+                odd.lock().unwrap().insert(id, fault);
             }
             Some(Fault::Late(time)) => thread::sleep(time),
             Some(Fault::Answered(code)) => {
-                client.write_all(&produce::refusal(&frame[4..], code))?;
+                client.write_all(&wire::refusal(&frame[4..], code))?;
                 continue;
             }
             None => {}
@@ -292,13 +295,15 @@ fn answers(
     broker: &TcpStream,
     mut client: &TcpStream,
     way: &Way,
-    lost: &Mutex<BTreeSet<[u8; 4]>>,
+    odd: &Mutex<BTreeMap<[u8; 4], Fault>>,
 ) -> io::Result<()> {
     loop {
-        let frame = frame(broker)?;
+        let mut frame = frame(broker)?;
         let id = frame.get(4..8).ok_or(io::ErrorKind::InvalidData)?;
-        if lost.lock().unwrap().contains(id) {
-            return Ok(());
+        match odd.lock().unwrap().remove(id) {
+            Some(Fault::NoBrokers) => frame = wire::without_brokers(&frame),
+            Some(_) => return Ok(()),
+            None => {}
         }
         if way.pass(&frame) {
             client.write_all(&frame)?;

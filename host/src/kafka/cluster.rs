@@ -2,10 +2,12 @@
 //! settings that all clients of this host share.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ffi::CString;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
@@ -15,7 +17,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use super::embedded::Embedded;
 use super::health::{Denial, Health};
 use super::properties;
-use super::raw::Native;
+use super::raw::{self, Native};
 use super::tokens::{self, Tokens};
 
 /// Which brokers to use.
@@ -184,6 +186,12 @@ pub struct Cluster {
     /// Asks for metadata and watermarks; belongs to no group and reads nothing.
     /// Uncommitted records count: a partition ends at its high watermark.
     pub(super) asker: Arc<BaseConsumer<Quiet>>,
+    /// The servers, for clients that have forgotten them.
+    again: CString,
+    /// How often in a row the asker was not answered.
+    failed: AtomicU32,
+    /// All other clients.
+    clients: Mutex<Vec<Weak<dyn Native>>>,
     /// Whether groups are kept by the broker (KIP-848), as far as is known.
     modern_groups: AtomicBool,
 }
@@ -201,6 +209,12 @@ const SIGN_IN_DOUBT: Duration = Duration::from_secs(2);
 const ASKER_TIMEOUT_MS: &str = "3000";
 /// The same for all other clients. librdkafka would wait for a minute.
 const TIMEOUT_MS: &str = "10000";
+
+/// How long a client may take to be answered while the cluster answers others.
+const REVIVAL: Duration = Duration::from_secs(1);
+/// After so many questions in a row without an answer the asker is told of the
+/// servers again; librdkafka keeps each telling.
+const REMIND: u32 = 4;
 
 impl Cluster {
     /// Starts the embedded broker, or gets ready to use a real one. A real one
@@ -220,6 +234,8 @@ impl Cluster {
             }
             Brokers::Servers(servers) => (None, servers.clone()),
         };
+        let again = CString::new(servers.clone())
+            .map_err(|_| KafkaError::Config("a server's name has a zero byte in it".to_owned()))?;
         let health = Arc::new(Health::default());
         let own = [
             ("isolation.level", "read_uncommitted"),
@@ -253,6 +269,9 @@ impl Cluster {
             health,
             tokens,
             asker,
+            again,
+            failed: AtomicU32::new(0),
+            clients: Mutex::default(),
         })
     }
 
@@ -340,6 +359,15 @@ impl Cluster {
         };
         self.drain();
         self.health.set(answer.is_ok());
+        match &answer {
+            Ok(_) => self.failed.store(0, Ordering::Relaxed),
+            Err(_) => {
+                let failed = self.failed.fetch_add(1, Ordering::Relaxed);
+                if failed % REMIND == 1 {
+                    raw::add_brokers(&*self.asker, &self.again);
+                }
+            }
+        }
         answer.map_err(|error| self.unreachable(&error))?;
         self.asker
             .client()
@@ -348,6 +376,30 @@ impl Cluster {
                 servers: self.servers.clone(),
                 cause: "it did not tell its cluster id".to_owned(),
             })
+    }
+
+    /// Has clients that have lost all brokers know them again, if they have forgotten
+    /// them. Blocks for as long as it takes to ask those clients.
+    ///
+    /// A broker that has just started may say for a moment that there are none.
+    /// librdkafka 2.12 then drops all that it knows, and asks nobody ever again
+    /// (decision 0015).
+    pub fn revive(&self) {
+        if !self.is_up() || !self.health.was_lost() {
+            return;
+        }
+        let clients: Vec<_> = {
+            let mut clients = self.clients.lock();
+            clients.retain(|client| client.strong_count() > 0);
+            clients.iter().filter_map(Weak::upgrade).collect()
+        };
+        for client in clients {
+            if !raw::is_answered(&*client, REVIVAL) {
+                tracing::debug!("a client is not answered: it is told of the servers again");
+                raw::add_brokers(&*client, &self.again);
+                self.health.lost();
+            }
+        }
     }
 
     /// Takes in what the asker has to say. It consumes nothing, so nobody polls
@@ -386,6 +438,10 @@ impl Cluster {
         if let Some(tokens) = &self.tokens {
             tokens.enrol(&client);
         }
+        let known: Weak<T> = Arc::downgrade(&client);
+        let mut clients = self.clients.lock();
+        clients.retain(|client| client.strong_count() > 0);
+        clients.push(known);
         Ok(client)
     }
 

@@ -21,6 +21,7 @@ pub(super) struct Health {
     ending: AtomicBool,
     /// A client has lost all brokers that it knew.
     doubt: Notify,
+    lost: AtomicBool,
     denial: Mutex<Option<Denial>>,
     /// Causes that were told since it answered last: some alternate.
     told: Mutex<Vec<Cause>>,
@@ -75,6 +76,7 @@ impl Health {
             *errors.entry(format!("{code:?}")).or_default() += 1;
         }
         if code == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.lost();
             self.doubt();
         }
         let mut cause = code.and_then(|code| Cause::of(code, reason));
@@ -93,6 +95,16 @@ impl Health {
         if self.is_up() {
             self.doubt.notify_one();
         }
+    }
+
+    /// A client has no broker.
+    pub(super) fn lost(&self) {
+        self.lost.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one had none since this was last asked.
+    pub(super) fn was_lost(&self) -> bool {
+        self.lost.swap(false, Ordering::Relaxed)
     }
 
     /// Waits until somebody doubts that the cluster answers.

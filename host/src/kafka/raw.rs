@@ -222,6 +222,35 @@ pub(super) fn set_token(
     }
 }
 
+/// Whether a client is answered when it asks for metadata of what it knows already.
+pub(super) fn is_answered(client: &dyn Native, patience: Duration) -> bool {
+    let patience = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
+    let mut metadata = ptr::null();
+    // SAFETY: the client lives. No topic is named. What is written to `metadata` is
+    // this function's to free, once, and nothing if there is an error.
+    unsafe {
+        let error = bindings::rd_kafka_metadata(
+            client.native(),
+            0,
+            ptr::null_mut(),
+            &mut metadata,
+            patience,
+        );
+        if !metadata.is_null() {
+            bindings::rd_kafka_metadata_destroy(metadata);
+        }
+        error == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
+    }
+}
+
+/// Has a client know these brokers, if it does not.
+pub(super) fn add_brokers(client: &dyn Native, servers: &CStr) {
+    // SAFETY: the client and the text live, and librdkafka copies what it keeps.
+    unsafe {
+        bindings::rd_kafka_brokers_add(client.native(), servers.as_ptr());
+    }
+}
+
 /// The high watermark of a partition, as the last answer to a fetch had it.
 fn known_end(client: &Client<impl ClientContext>, topic: &str, partition: i32) -> Option<i64> {
     let topic = CString::new(topic).ok()?;

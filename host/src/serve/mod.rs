@@ -369,7 +369,12 @@ async fn watch_cluster(host: Arc<Host>, then: String) -> ServeError {
                     now,
                 };
             }
-            Ok(_) | Err(_) => {}
+            Ok(_) => {
+                let cluster = host.cluster.clone();
+                // An error only if the host is ending.
+                let _ = tokio::task::spawn_blocking(move || cluster.revive()).await;
+            }
+            Err(_) => {}
         }
     }
 }

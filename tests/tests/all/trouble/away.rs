@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use tidemill_tests::{Component, Counting, Fleet, Kafka, Manifest, Network, eventually, unique};
+use tidemill_tests::{
+    Api, Component, Counting, Fault, Fleet, Kafka, Manifest, Network, eventually, unique,
+};
 
 use super::{
     BACK, LOST, answered_in_time, lasts, said, says_that_kafka_is_away, taken_again, unready,
@@ -121,4 +123,28 @@ fn refused_at_once(counting: &Counting, fleet: &Fleet) {
     assert!(reply.text().contains("not-published"), "{reply:?}");
     println!("refused after {took:.1?}");
     assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+#[test]
+fn a_broker_that_says_for_a_while_that_there_are_none_is_asked_again() {
+    let (kafka, proxy) = Kafka::proxied();
+    let counting = Counting::on(&kafka, "brokerless", 2);
+    let host = counting.builder().broker(proxy.address()).ready();
+    counting.write(100);
+    counting.is_exact([&host]);
+    // All clients lose their connections, and believe the first that they are told.
+    proxy.order(Api::Metadata, Fault::NoBrokers, 1, 60);
+    proxy.network(Network::Cut);
+    lasts(0.3, 3.0);
+    proxy.network(Network::Fine);
+    eventually("clients are told that there are no brokers", || {
+        let left = proxy.left(Api::Metadata);
+        if left < 55 { Ok(()) } else { Err(left) }
+    });
+    lasts(2.0, 10.0);
+    let _ = proxy.clear();
+    taken_again(host.http(), &counting);
+    counting.write(100);
+    counting.is_exact([&host]);
+    host.ready();
 }

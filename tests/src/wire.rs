@@ -1,8 +1,6 @@
-//! A broker's answer to a `Produce` request that it does not do, made from the
-//! request: each partition that is in it gets the same error.
-//!
-//! Versions 9 to 12, as <https://kafka.apache.org/protocol> has them; librdkafka
-//! speaks one of them with brokers of today.
+//! What of Kafka's protocol the proxy has to understand, as
+//! <https://kafka.apache.org/protocol> has it; librdkafka speaks these versions with
+//! brokers of today.
 
 /// Reads a request.
 struct Reader<'a>(&'a [u8]);
@@ -46,7 +44,9 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The answer, with its length before it, to a request without its own.
+/// A broker's answer to a `Produce` request (versions 9 to 12) that it does not do,
+/// made from the request: each partition that is in it gets the same error. With its
+/// length before it, to a request without its own.
 ///
 /// # Panics
 /// If it is no request that is known here.
@@ -94,4 +94,30 @@ fn varint(to: &mut Vec<u8>, mut value: usize) {
         value >>= 7;
     }
     to.push(value as u8);
+}
+
+/// An answer to a `Metadata` request (from version 9) without the brokers in it.
+/// Both with their length before them.
+///
+/// # Panics
+/// If it is no such answer.
+pub(crate) fn without_brokers(frame: &[u8]) -> Vec<u8> {
+    let mut answer = Reader(&frame[4..]);
+    let mut head = answer.take(4).to_vec();
+    answer.tags();
+    head.push(0);
+    // How long it was throttled.
+    head.extend(answer.take(4));
+    for _ in 1..answer.varint() {
+        // Its number; host; port; rack.
+        answer.take(4);
+        answer.compact();
+        answer.take(4);
+        answer.compact();
+        answer.tags();
+    }
+    head.push(1);
+    head.extend(answer.0);
+    let length = u32::try_from(head.len()).unwrap();
+    [&length.to_be_bytes()[..], &head].concat()
 }
