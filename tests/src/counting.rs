@@ -201,13 +201,16 @@ impl Counting {
     /// # Panics
     /// If not.
     pub fn is_exact<'a>(&self, hosts: impl IntoIterator<Item = &'a Host>) {
+        let hosts: Vec<&Host> = hosts.into_iter().collect();
+        for host in &hosts {
+            host.has_nothing_under_way();
+        }
         let mut expected: BTreeMap<String, u64> = BTreeMap::new();
         for topic in &self.manifest.topics {
             for record in self.topics().read(topic) {
                 *expected.entry(key(&record)).or_default() += 1;
             }
         }
-        let hosts: Vec<&Host> = hosts.into_iter().collect();
         for host in &hosts {
             self.wait_until(host, expected.values().sum());
             assert_eq!(self.counts(host.http()), expected, "{}", host.log());

@@ -297,6 +297,20 @@ impl Host {
             .json()
     }
 
+    /// Waits until all that requests published has reached Kafka: what nobody waited
+    /// for any more comes late.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn has_nothing_under_way(&self) {
+        eventually("nothing is under way to Kafka", || {
+            match self.metric("tidemill_kafka_queue_messages", &[]) {
+                none if none < 0.5 => Ok(()),
+                some => Err(some),
+            }
+        });
+    }
+
     /// A metric's value, summed over all its label sets that have `labels`.
     #[must_use]
     pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {

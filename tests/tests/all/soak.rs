@@ -26,12 +26,13 @@ struct Sample {
     /// Since the first one, in seconds.
     at: f64,
     values: [f64; HELD.len()],
+    /// Rows that wait to be written to a file, in MiB: they come and go.
+    unwritten: f64,
 }
 
 /// What is watched: its name, its metric, and how much more of it there may be at
 /// the end than at the beginning, over the share that all may differ by.
 const HELD: [(&str, &str, f64); 5] = [
-    // Without rows that wait to be written: they come and go.
     ("memory, MiB", "process_resident_memory_bytes", 8.0),
     ("file descriptors", "process_open_fds", 2.0),
     ("threads", "process_threads", 2.0),
@@ -212,9 +213,9 @@ impl Soak {
             values.sum::<f64>()
         };
         let mut values = HELD.map(|(_, metric, _)| value(metric));
-        values[0] -= value("tidemill_state_unwritten_bytes");
         values[0] /= f64::from(1 << 20);
         Sample {
+            unwritten: value("tidemill_state_unwritten_bytes") / f64::from(1 << 20),
             at: self.began.elapsed().as_secs_f64(),
             values,
         }
@@ -223,8 +224,9 @@ impl Soak {
     /// Waits until all is consumed and nothing is under way, and gives the least of
     /// each that is held for a while then.
     fn at_rest(&self) -> Sample {
-        let healthy = self.healthy().values().map(|events| *events as u64).sum();
         let host = self.fleet.host(0);
+        host.has_nothing_under_way();
+        let healthy = self.healthy().values().map(|events| *events as u64).sum();
         self.counting.wait_until(&host, healthy);
         drop(host);
         let rest = if long().is_some() { 30 } else { 4 };
@@ -269,12 +271,12 @@ impl Soak {
     /// Writes all samples as a table and a plot.
     fn keep(&self, folder: &Path) {
         let samples = self.samples.lock().unwrap();
-        let mut table = String::from("seconds");
+        let mut table = String::from("seconds,\"unwritten rows, MiB\"");
         for (name, ..) in HELD {
             let _ = write!(table, ",{name:?}");
         }
         for sample in samples.iter() {
-            let _ = write!(table, "\n{:.1}", sample.at);
+            let _ = write!(table, "\n{:.1},{}", sample.at, sample.unwritten);
             for value in sample.values {
                 let _ = write!(table, ",{value}");
             }
@@ -325,8 +327,9 @@ fn what_a_host_holds_under_load_and_faults_ends_where_it_began() {
     let soak = Soak::start();
     let mut dice = Dice::new(0x50a7);
     let time = long().unwrap_or(Duration::from_secs(12));
-    // Caches are filled, threads and connections there are: from here on it counts.
-    soak.load((time / 5).min(Duration::from_secs(120)), &mut dice);
+    // Caches are filled, threads and connections there are, and each state has been
+    // written to a file once: from here on it counts.
+    soak.load((time / 5).min(Duration::from_secs(300)), &mut dice);
     let begin = soak.at_rest();
     soak.load(time, &mut dice);
     let end = soak.at_rest();
