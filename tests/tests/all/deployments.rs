@@ -126,7 +126,8 @@ fn a_deploy_tells_each_step_to_who_asks_for_lines() {
     ];
     assert_eq!(names, all, "{told:#?}");
     let of = |step: &str| told.iter().rfind(|one| one["step"] == step).unwrap();
-    assert_eq!(of("topics")["created"], json!([topic]));
+    let created = of("topics")["created"].as_array().unwrap();
+    assert!(created.contains(&json!(topic)), "{told:#?}");
     assert!(
         of("storing")["bytes"].as_u64().unwrap() > 10_000,
         "{told:#?}"
