@@ -489,6 +489,7 @@ impl Host {
             kafka_errors: self.cluster.errors(),
             kafka_queue: self.publishing.queued() + self.shared.publisher.queued(),
             unwritten: self.store.unwritten(),
+            cached: self.store.cached(),
         }
     }
 

@@ -33,6 +33,7 @@ pub(super) struct Page {
     kafka_queue: IntGauge,
     kafka_errors: IntCounterVec,
     unwritten: IntGauge,
+    cached: IntGauge,
 }
 
 /// What a page is made of.
@@ -48,6 +49,8 @@ pub struct Now {
     pub kafka_queue: usize,
     /// Bytes of state in memory that are in no file yet.
     pub unwritten: u64,
+    /// Bytes of state that was read from files and is kept in memory.
+    pub cached: u64,
 }
 
 impl Page {
@@ -133,6 +136,10 @@ impl Page {
                 "tidemill_state_unwritten_bytes",
                 "Bytes of all state that are in memory and in no file yet.",
             )?,
+            cached: families.gauge(
+                "tidemill_state_cache_bytes",
+                "Bytes of all state that were read from files and are kept in memory.",
+            )?,
         })
     }
 
@@ -141,6 +148,7 @@ impl Page {
         self.kafka_up.set(now.kafka_up.into());
         self.kafka_queue.set(whole(now.kafka_queue as u64));
         self.unwritten.set(whole(now.unwritten));
+        self.cached.set(whole(now.cached));
         for (error, count) in &now.kafka_errors {
             count_on(&self.kafka_errors, error, *count);
         }

@@ -35,6 +35,9 @@ pub struct StoreError {
 /// file. (They are durable before that, in the journal.)
 const UNWRITTEN: u64 = 16 << 20;
 
+/// What is kept of files that were read, of all states together.
+const CACHE: u64 = 64 << 20;
+
 /// All state on this host, of one Kafka cluster.
 pub struct Store {
     database: Database,
@@ -52,7 +55,7 @@ impl Store {
             cause,
         };
         let database = Database::builder(path)
-            .cache_size(64 << 20)
+            .cache_size(CACHE)
             .open()
             .map_err(fail)?;
         let marks = database.keyspace("marks", options).map_err(fail)?;
@@ -74,6 +77,11 @@ impl Store {
     /// Bytes of all rows that are in memory, and in no file yet.
     pub fn unwritten(&self) -> u64 {
         self.database.write_buffer_size()
+    }
+
+    /// Bytes of what was read from files and is kept in memory.
+    pub fn cached(&self) -> u64 {
+        self.database.cache_size()
     }
 
     /// The generations of a service's state that are here, oldest first.

@@ -26,13 +26,15 @@ struct Sample {
     /// Since the first one, in seconds.
     at: f64,
     values: [f64; HELD.len()],
-    /// Rows that wait to be written to a file, in MiB: they come and go.
-    unwritten: f64,
+    /// Rows that wait to be written to a file, and what is kept of files, in MiB:
+    /// both are bounded, and come and go.
+    rows: f64,
 }
 
 /// What is watched: its name, its metric, and how much more of it there may be at
 /// the end than at the beginning, over the share that all may differ by.
 const HELD: [(&str, &str, f64); 5] = [
+    // Without rows: see `Sample`.
     ("memory, MiB", "process_resident_memory_bytes", 8.0),
     ("file descriptors", "process_open_fds", 2.0),
     ("threads", "process_threads", 2.0),
@@ -213,9 +215,11 @@ impl Soak {
             values.sum::<f64>()
         };
         let mut values = HELD.map(|(_, metric, _)| value(metric));
+        let rows = value("tidemill_state_unwritten_bytes") + value("tidemill_state_cache_bytes");
+        values[0] -= rows;
         values[0] /= f64::from(1 << 20);
         Sample {
-            unwritten: value("tidemill_state_unwritten_bytes") / f64::from(1 << 20),
+            rows: rows / f64::from(1 << 20),
             at: self.began.elapsed().as_secs_f64(),
             values,
         }
@@ -271,12 +275,12 @@ impl Soak {
     /// Writes all samples as a table and a plot.
     fn keep(&self, folder: &Path) {
         let samples = self.samples.lock().unwrap();
-        let mut table = String::from("seconds,\"unwritten rows, MiB\"");
+        let mut table = String::from("seconds,\"rows in memory, MiB\"");
         for (name, ..) in HELD {
             let _ = write!(table, ",{name:?}");
         }
         for sample in samples.iter() {
-            let _ = write!(table, "\n{:.1},{}", sample.at, sample.unwritten);
+            let _ = write!(table, "\n{:.1},{}", sample.at, sample.rows);
             for value in sample.values {
                 let _ = write!(table, ",{value}");
             }
