@@ -32,6 +32,8 @@ TESTS ?=
 # make bench-events PARTS="latency memory"
 PARTS ?=
 
+# Tests wait more than they compute.
+export RUST_TEST_THREADS ?= 4
 export KAFKA_DIST ?= $(abspath $(TARGET)/kafka/dist)
 export TIDEMILL_BIN ?= $(abspath $(TIDEMILL))
 export TIDEMILL_COMPONENTS ?= $(abspath $(COMPONENTS))

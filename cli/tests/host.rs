@@ -353,13 +353,31 @@ fn a_deploy_sends_the_component_with_its_manifest() {
     std::fs::write(dir.join("service.toml"), manifest).expect("a manifest");
     let deployed = r#"{"name":"order","revision":"abcdef","previous":null,"routes":["/orders"],
         "subscribes":[],"created_topics":[],"compile_us":1000,"url":"http://127.0.0.1:8080"}"#;
-    let (address, asked) = host("201 Created", "application/json", deployed);
+    let deployed = deployed.replace('\n', " ");
+    let lines =
+        format!("{{\"step\":\"compiling\"}}\n\n{{\"step\":\"done\",\"deployed\":{deployed}}}\n");
+    let (address, asked) = host("200 OK", "application/x-ndjson", &lines);
     let output = tidemill(&["deploy", component, "--admin", &address]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert!(stdout(&output).contains("curl -i http://127.0.0.1:8080/orders"));
     let asked = asked.join().expect("a request");
     assert!(asked.contains("application/wasm"), "{asked}");
     assert!(asked.ends_with(manifest), "{asked}");
+
+    // It breaks off, and it is refused.
+    for (lines, said) in [
+        ("{\"step\":\"checking\"}\n", "before the deploy was done"),
+        (
+            r#"{"step":"refused","problem":{"type":"x","title":"The route is taken","status":409,"detail":"By user."}}"#,
+            "The route is taken",
+        ),
+        ("what?\n", "not as a Tidemill host does"),
+    ] {
+        let (address, _asked) = host("200 OK", "application/x-ndjson", lines);
+        let output = tidemill(&["deploy", component, "--admin", &address]);
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert!(stderr(&output).contains(said), "{}", stderr(&output));
+    }
 
     std::fs::write(dir.join("service.toml"), "name = 7\n").expect("a manifest");
     let output = tidemill(&["deploy", component, "--admin", "127.0.0.1:1"]);

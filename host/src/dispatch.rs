@@ -250,7 +250,12 @@ impl Feed for Door {
         if self.crowded {
             return None;
         }
-        let (event, attempt) = self.first.take().or_else(|| self.source.next())?;
+        let next = match self.first.take() {
+            Some(first) => Some(first),
+            None if self.revision.slots.are_wanted() => None,
+            None => self.source.next(),
+        };
+        let (event, attempt) = next?;
         let view = self.source.view();
         let process = trace::Process::begin(&self.revision, &event, attempt);
         let cold = std::mem::take(&mut self.cold);

@@ -12,7 +12,10 @@ use crate::invocation::Failure;
 /// The slots of one revision.
 pub struct Slots {
     permits: Semaphore,
+    /// Requests that wait.
     waiting: AtomicU32,
+    /// Events that wait.
+    events: AtomicU32,
     concurrency: u32,
     queue: u32,
     patience: Duration,
@@ -24,6 +27,7 @@ impl Slots {
         Slots {
             permits: Semaphore::new(limits.concurrency as usize),
             waiting: AtomicU32::new(0),
+            events: AtomicU32::new(0),
             concurrency: limits.concurrency,
             queue: limits.queue,
             patience: limits.queue_time,
@@ -50,8 +54,18 @@ impl Slots {
     pub async fn take_in_time(&self) -> Option<SemaphorePermit<'_>> {
         match self.permits.try_acquire() {
             Ok(permit) => Some(permit),
-            Err(_) => self.permits.acquire().await.ok(),
+            Err(_) => {
+                self.events.fetch_add(1, Ordering::Relaxed);
+                let _waits = Waits(&self.events);
+                self.permits.acquire().await.ok()
+            }
         }
+    }
+
+    /// Whether somebody waits for a slot: who has one for more than a call gives it
+    /// up.
+    pub fn are_wanted(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) + self.events.load(Ordering::Relaxed) > 0
     }
 
     fn wait(&self) -> Result<Waits<'_>, Failure> {
@@ -65,7 +79,7 @@ impl Slots {
     }
 }
 
-/// A request that waits is counted until it does not any more, for whatever
+/// Who waits is counted until it does not any more, for whatever
 /// reason.
 struct Waits<'s>(&'s AtomicU32);
 
@@ -102,6 +116,21 @@ mod tests {
         assert!(futures_util::poll!(next.as_mut()).is_pending());
         drop(held);
         assert!(next.await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn slots_are_wanted_while_somebody_waits() {
+        let slots = slots(1, Duration::from_secs(60));
+        let held = slots.take().await.unwrap();
+        assert!(!slots.are_wanted());
+        let mut event = Box::pin(slots.take_in_time());
+        assert!(futures_util::poll!(event.as_mut()).is_pending() && slots.are_wanted());
+        drop(event);
+        assert!(!slots.are_wanted());
+        let mut request = Box::pin(slots.take());
+        assert!(futures_util::poll!(request.as_mut()).is_pending() && slots.are_wanted());
+        drop(held);
+        assert!(request.await.is_ok() && !slots.are_wanted());
     }
 
     #[tokio::test]

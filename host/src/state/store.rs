@@ -31,12 +31,8 @@ pub struct StoreError {
     cause: fjall::Error,
 }
 
-/// What the rows of one state may take in memory before they are written to a
-/// file. (They are durable before that, in the journal.)
+/// What the rows of one state may take in memory, and in the journal alone.
 const UNWRITTEN: u64 = 16 << 20;
-
-/// What is kept of files that were read, of all states together.
-const CACHE: u64 = 64 << 20;
 
 /// All state on this host, of one Kafka cluster.
 pub struct Store {
@@ -55,7 +51,7 @@ impl Store {
             cause,
         };
         let database = Database::builder(path)
-            .cache_size(CACHE)
+            .cache_size(64 << 20)
             .open()
             .map_err(fail)?;
         let marks = database.keyspace("marks", options).map_err(fail)?;
@@ -63,7 +59,7 @@ impl Store {
             database,
             marks,
             path: name,
-            open: Mutex::new(BTreeMap::new()),
+            open: Mutex::default(),
         })
     }
 
