@@ -132,6 +132,8 @@ impl Lane {
                     while let Ok(reply) = self.replies.try_recv() {
                         self.work.lock().settled(reply);
                     }
+                    // As many as are read at once are enough for one turn.
+                    tokio::task::yield_now().await;
                     continue;
                 }
                 if let Some((source, odd)) = self.odd.take() {

@@ -77,6 +77,8 @@ impl Context {
 
 impl event_source::Host for Context {
     fn next(&mut self, outcome: Option<Result<(), wit::Failure>>) -> Option<wit::Event> {
+        // Elsewhere than in `run` there is nothing to end.
+        self.pulling.as_ref()?;
         let said = match outcome {
             Some(said) => self.told(said),
             None => Err(untold()),

@@ -35,7 +35,10 @@ pub async fn pull(topics: &Topics) {
 }
 
 fn plain(outcome: &Result<(), event::Failure>) -> Result<(), &event::Failure> {
-    outcome.as_ref().map(|()| ())
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(failure) => Err(failure),
+    }
 }
 
 /// Handles one event.

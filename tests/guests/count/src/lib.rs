@@ -8,7 +8,8 @@
 //! of the key `slow` takes a minute. With `trap`, a number, events at each offset that
 //! is one less than a multiple of it trap.
 //!
-//! Requests: a `POST` publishes an event for each line `TOPIC KEY VALUE`; `GET
+//! Requests: a `POST` publishes an event for each line `TOPIC KEY VALUE`, and to
+//! `/NAME/next` asks for an event as well; `GET
 //! /NAME` gives all rows, `/NAME/key/KEY` one, `/NAME/total` their number and sum.
 
 use bindings::exports::tidemill::service::describe::Guest as Describe;
@@ -52,11 +53,16 @@ impl Describe for Count {
 impl EventLoop for Count {
     async fn run() {
         let mut outcome: Option<Result<(), Failure>> = None;
-        while let Some(event) =
-            event_source::next(outcome.as_ref().map(|one| one.as_ref().map(|()| ())))
-        {
+        while let Some(event) = event_source::next(outcome.as_ref().map(plain)) {
             outcome = Some(<Count as Events>::handle(event).await);
         }
+    }
+}
+
+fn plain(outcome: &Result<(), Failure>) -> Result<(), &Failure> {
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(failure) => Err(failure),
     }
 }
 
@@ -104,6 +110,11 @@ impl Http for Count {
     async fn handle(request: Request) -> Response {
         let mut path = request.target.split('/').skip(2);
         let answered = match (request.method.as_str(), path.next(), path.next()) {
+            ("POST", Some("next"), _) => {
+                let added = add(&text(&request.body));
+                let next = event_source::next(None);
+                added.map(|()| format!("an event: {}", next.is_some()))
+            }
             ("POST", ..) => add(&text(&request.body)).map(|()| String::new()),
             (_, Some("key"), Some(key)) => row(key),
             (_, Some("total"), _) => total(),

@@ -82,3 +82,17 @@ fn a_call_that_takes_too_long_fails_its_event_and_no_other() {
             .all(|count| *count == 1)
     );
 }
+
+#[test]
+fn there_is_no_event_in_a_request_and_nothing_is_lost_by_asking() {
+    let kafka = Kafka::shared();
+    let counting = Counting::on(kafka, "asking", 1);
+    let host = counting.host();
+    let body = format!("{} key value\n", counting.input);
+    let target = format!("/{}/next", counting.name);
+    let reply = host.http().post(&target, body).expect(200);
+    assert_eq!(reply.text(), "an event: false");
+    let there = counting.topics().read(&counting.input);
+    assert_eq!(there.len(), 1, "{there:?}");
+    counting.is_exact([&host]);
+}
