@@ -96,18 +96,20 @@ fn varint(to: &mut Vec<u8>, mut value: usize) {
     to.push(value as u8);
 }
 
-/// An answer to a `Metadata` request (from version 9) without the brokers in it.
-/// Both with their length before them.
+/// An answer to a `Metadata` request (versions 12 and 13) as a broker gives it that
+/// has just started: there are no brokers, and no partition has a leader. Both with
+/// their length before them.
 ///
 /// # Panics
 /// If it is no such answer.
 pub(crate) fn without_brokers(frame: &[u8]) -> Vec<u8> {
+    const LEADER_NOT_AVAILABLE: [u8; 2] = 5_i16.to_be_bytes();
     let mut answer = Reader(&frame[4..]);
-    let mut head = answer.take(4).to_vec();
+    let mut new = answer.take(4).to_vec();
     answer.tags();
-    head.push(0);
+    new.push(0);
     // How long it was throttled.
-    head.extend(answer.take(4));
+    new.extend(answer.take(4));
     for _ in 1..answer.varint() {
         // Its number; host; port; rack.
         answer.take(4);
@@ -116,8 +118,41 @@ pub(crate) fn without_brokers(frame: &[u8]) -> Vec<u8> {
         answer.compact();
         answer.tags();
     }
-    head.push(1);
-    head.extend(answer.0);
-    let length = u32::try_from(head.len()).unwrap();
-    [&length.to_be_bytes()[..], &head].concat()
+    new.push(1);
+    let rest = answer.0;
+    // The cluster's id; the controller.
+    answer.compact();
+    answer.take(4);
+    let mut at = rest.len() - answer.0.len();
+    new.extend(&rest[..at - 4]);
+    new.extend((-1_i32).to_be_bytes());
+    let mut partitions = Vec::new();
+    for _ in 1..answer.varint() {
+        // Error; name; id; whether it is internal.
+        answer.take(2);
+        answer.compact();
+        answer.take(17);
+        for _ in 1..answer.varint() {
+            partitions.push(rest.len() - answer.0.len());
+            // Error; number; leader; its epoch; replicas, in sync, offline.
+            answer.take(14);
+            for _ in 0..3 {
+                let count = answer.varint().saturating_sub(1);
+                answer.take(4 * count);
+            }
+            answer.tags();
+        }
+        answer.take(4);
+        answer.tags();
+    }
+    for partition in partitions {
+        new.extend(&rest[at..partition]);
+        new.extend(LEADER_NOT_AVAILABLE);
+        new.extend(&rest[partition + 2..partition + 6]);
+        new.extend((-1_i32).to_be_bytes());
+        at = partition + 10;
+    }
+    new.extend(&rest[at..]);
+    let length = u32::try_from(new.len()).unwrap();
+    [&length.to_be_bytes()[..], &new].concat()
 }

@@ -190,6 +190,8 @@ pub struct Cluster {
     again: CString,
     /// How often in a row the asker was not answered.
     failed: AtomicU32,
+    /// How often it was time to look after the others.
+    looks: AtomicU32,
     /// All other clients.
     clients: Mutex<Vec<Weak<dyn Native>>>,
     /// Whether groups are kept by the broker (KIP-848), as far as is known.
@@ -212,6 +214,8 @@ const TIMEOUT_MS: &str = "10000";
 
 /// How long a client may take to be answered while the cluster answers others.
 const REVIVAL: Duration = Duration::from_secs(1);
+/// Each so-manieth time they are asked without a reason: every 20 seconds.
+const REGULAR: u32 = 10;
 /// After so many questions in a row without an answer the asker is told of the
 /// servers again; librdkafka keeps each telling.
 const REMIND: u32 = 4;
@@ -271,6 +275,7 @@ impl Cluster {
             asker,
             again,
             failed: AtomicU32::new(0),
+            looks: AtomicU32::new(1),
             clients: Mutex::default(),
         })
     }
@@ -385,7 +390,9 @@ impl Cluster {
     /// librdkafka 2.12 then drops all that it knows, and asks nobody ever again
     /// (decision 0015).
     pub fn revive(&self) {
-        if !self.is_up() || !self.health.was_lost() {
+        // One may forget them without a word.
+        let regular = self.looks.fetch_add(1, Ordering::Relaxed) % REGULAR == 0;
+        if !self.is_up() || !(self.health.was_lost() || regular) {
             return;
         }
         let clients: Vec<_> = {
