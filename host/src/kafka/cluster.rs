@@ -391,7 +391,8 @@ impl Cluster {
     /// (decision 0015).
     pub fn revive(&self) {
         // One may forget them without a word.
-        let regular = self.looks.fetch_add(1, Ordering::Relaxed) % REGULAR == 0;
+        let looks = self.looks.fetch_add(1, Ordering::Relaxed);
+        let regular = looks.is_multiple_of(REGULAR);
         if !self.is_up() || !(self.health.was_lost() || regular) {
             return;
         }
