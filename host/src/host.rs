@@ -487,7 +487,7 @@ impl Host {
             services: self.services(),
             kafka_up: self.cluster.is_up(),
             kafka_errors: self.cluster.errors(),
-            kafka_queue: self.publishing.queued() + self.shared.publisher.queued(),
+            kafka_queue: self.publishing.publisher().queued() + self.shared.publisher.queued(),
             unwritten: self.store.unwritten(),
             cached: self.store.cached(),
         }

@@ -151,21 +151,15 @@ pub(crate) fn deploy(
 /// The same, showing on a terminal how far it is.
 fn follow(client: &Client, target: &str, component: Vec<u8>) -> Result<Deployed> {
     let mut last = None;
-    let mut passing = false;
     let read = client.lines_for(target, component, |line| {
         let step = serde_json::from_str(line).map_err(|_| client.strange("a line"))?;
         match doing(&step) {
-            Some(doing) => {
-                passing = true;
-                show::over(&show::styled(DIM, &doing))?;
-            }
+            Some(doing) => show::over(&show::styled(DIM, &doing))?,
             None => last = Some(step),
         }
         Ok(true)
     });
-    if passing {
-        show::over("")?;
-    }
+    show::over("")?;
     read?;
     match last {
         Some(Step::Done { deployed }) => Ok(*deployed),

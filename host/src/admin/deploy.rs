@@ -12,7 +12,7 @@ use tidemill_cli::api;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 
-use super::logs::SILENCE;
+use super::logs::{LINES, SILENCE};
 use super::operate::not_valid;
 use super::{accepts, is_of_type, json, no_service, refuse};
 use crate::checks::smoke::SmokeFailed;
@@ -22,9 +22,6 @@ use crate::host::{DeployError, Host};
 use crate::invocation::Failure;
 use crate::kafka::KafkaError;
 use crate::problem::Problem;
-
-/// The type of an answer that says how far a deploy is.
-const LINES: &str = "application/x-ndjson";
 
 /// The query of a deploy.
 #[derive(Debug, Default, Deserialize)]
@@ -120,15 +117,12 @@ async fn next_line(
         Err(_) => return ("\n".into(), Some((told, deploying))),
         Ok(Some(step)) => return (line(&step), Some((told, deploying))),
         // It says no more: it is done.
-        Ok(None) => match deploying.await {
-            Ok(Ok(deployed)) => api::Step::Done {
+        Ok(None) => match deploying.await.map_err(DeployError::Task).flatten() {
+            Ok(deployed) => api::Step::Done {
                 deployed: Box::new(deployed),
             },
-            Ok(Err(error)) => api::Step::Refused {
-                problem: problem(&error).document(),
-            },
             Err(error) => api::Step::Refused {
-                problem: problem(&DeployError::Task(error)).document(),
+                problem: problem(&error).document(),
             },
         },
     };
@@ -188,10 +182,9 @@ pub(super) async fn hosts(State(host): State<Arc<Host>>) -> Response {
 fn answer<T: serde::Serialize>(
     done: Result<Result<T, DeployError>, tokio::task::JoinError>,
 ) -> Response {
-    match done {
-        Ok(Ok(done)) => json(&done),
-        Ok(Err(error)) => refused(&error),
-        Err(error) => refused(&DeployError::Task(error)),
+    match done.map_err(DeployError::Task).flatten() {
+        Ok(done) => json(&done),
+        Err(error) => refused(&error),
     }
 }
 

@@ -25,6 +25,8 @@ const MOST: usize = 100_000;
 /// When nothing happens an empty line is sent, so that a reader that is gone is
 /// noticed.
 pub(super) const SILENCE: Duration = Duration::from_secs(15);
+/// The type of an answer in lines.
+pub(super) const LINES: &str = "application/x-ndjson";
 
 /// Which lines are asked for.
 #[derive(Debug, Deserialize)]
@@ -79,7 +81,7 @@ pub(super) async fn lines(
     } else {
         Body::from(joined(&past.lines))
     };
-    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+    ([(header::CONTENT_TYPE, LINES)], body).into_response()
 }
 
 fn joined(lines: &[Text]) -> Bytes {

@@ -96,11 +96,6 @@ impl Publishing {
         &self.publisher
     }
 
-    /// Events that are not acknowledged yet.
-    pub fn queued(&self) -> usize {
-        self.publisher.queued()
-    }
-
     /// Publishes a request's messages, and says where they are. While it is known
     /// that the cluster is away, nothing is sent and nobody waits.
     pub async fn publish(&self, messages: Vec<Message>) -> Result<Vec<Placed>, NotPublished> {
