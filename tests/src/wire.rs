@@ -88,6 +88,17 @@ pub(crate) fn refusal(request: &[u8], code: i16) -> Vec<u8> {
     [&length[..], &answer].concat()
 }
 
+/// Makes an answer to an `EndTxn` request (versions 0 and 1) be an error; with its
+/// length before it.
+///
+/// # Panics
+/// If it is no such answer.
+pub(crate) fn fail_end(answer: &mut [u8], code: i16) {
+    // Behind the length: correlation id, how long it was throttled, the error.
+    assert_eq!(answer.len(), 4 + 4 + 4 + 2, "{answer:?}");
+    answer[12..].copy_from_slice(&code.to_be_bytes());
+}
+
 fn varint(to: &mut Vec<u8>, mut value: usize) {
     while value >= 0x80 {
         to.push((value & 0x7f) as u8 | 0x80);

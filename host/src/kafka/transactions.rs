@@ -262,7 +262,17 @@ impl Work {
                 self.pace.lock().committed(first);
                 Outcome::Committed(placed)
             }
-            Err(error) if error.abort && !error.fatal => self.abort(Some(error)),
+            // An error of the broker may follow a commit (decision 0016). Only that
+            // the abort was taken says that there was none.
+            Err(error) if error.abort && !error.fatal => match self.abort(Some(error)) {
+                Outcome::Aborted(Aborted {
+                    ended: true, cause, ..
+                }) => Outcome::Ended {
+                    cause: cause.unwrap_or_default(),
+                    in_doubt: true,
+                },
+                aborted => aborted,
+            },
             Err(error) => Outcome::Ended {
                 cause: error.cause,
                 in_doubt: true,

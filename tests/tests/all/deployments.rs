@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tidemill_tests::{
-    Client, Component, Counting, Fleet, Host, Kafka, Manifest, Posted, Reply, eventually, unique,
+    Api, Client, Component, Counting, Fault, Fleet, Host, Kafka, Manifest, Posted, Reply,
+    eventually, unique,
 };
 
 use crate::exactly_once::long;
@@ -405,6 +406,25 @@ fn deploys_at_once_end_in_one_order_on_all_hosts_and_none_is_lost_unsaid() {
         let live = one["live"].as_str().unwrap()[..12].to_owned();
         assert_eq!(answers(host.http(), &name), live);
     }
+}
+
+#[test]
+fn a_deploy_that_was_written_and_answered_with_an_unknown_error_is_found() {
+    const UNKNOWN_SERVER_ERROR: i16 = -1;
+    let (_kafka, proxy) = Kafka::proxied();
+    let host = Host::builder().broker(proxy.address()).ready();
+    let name = unique("found");
+    for number in 1..=2 {
+        let fault = Fault::DoneAndAnswered(UNKNOWN_SERVER_ERROR);
+        proxy.order(Api::EndTxn, fault, 1, 1);
+        let deployed = host.deploy(&revision(&name, number));
+        assert_eq!(proxy.left(Api::EndTxn), 0);
+        assert_eq!(answers(host.http(), &name), digest(&deployed));
+    }
+    let path = format!("/v1/services/{name}/history");
+    let history = host.admin().get(&path).expect(200).json();
+    let entries = history["entries"].as_array().unwrap();
+    assert_eq!(entries.len(), 2, "{history:#}");
 }
 
 #[test]

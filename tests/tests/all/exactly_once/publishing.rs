@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use tidemill_tests::{Client, Counting, Dice, Kafka, Reply};
+use tidemill_tests::{Api, Client, Counting, Dice, Fault, Fleet, Kafka, Reply, eventually};
 
 use super::long;
 
@@ -67,6 +67,33 @@ fn a_request_with_a_refused_event_publishes_nothing_and_harms_no_other() {
     counting.holds(&posted, &[&input, &input]);
     let events = counting.topics().read(&input);
     assert!(events.iter().all(|event| event.text() != "bad"));
+    counting.is_exact(&fleet.into_hosts());
+}
+
+/// Kafka's `UNKNOWN_SERVER_ERROR`. A coordinator gives it when commits meet that it
+/// did not think could, and does not say whether the transaction was committed.
+const UNKNOWN: i16 = -1;
+
+#[test]
+fn a_commit_that_was_done_and_answered_with_an_unknown_error_is_not_repeated() {
+    let (kafka, proxy) = Kafka::proxied();
+    let counting = Counting::on(&kafka, "unknown", 4);
+    let fleet = Fleet::of([counting.builder().broker(proxy.address()).ready()]);
+    counting.wait_for_shares([&*fleet.host(0)]);
+    let input = &*counting.input;
+    let posted = counting.while_posting(&fleet, 4, &[input, input], || {
+        for _ in 0..if long() { 20 } else { 4 } {
+            proxy.order(Api::EndTxn, Fault::DoneAndAnswered(UNKNOWN), 3, 2);
+            eventually("commits were answered so", || {
+                match proxy.left(Api::EndTxn) {
+                    0 => Ok(()),
+                    left => Err(left),
+                }
+            });
+        }
+    });
+    assert!(posted.iter().any(|one| !one.acknowledged.is_empty()));
+    counting.holds(&posted, &[input, input]);
     counting.is_exact(&fleet.into_hosts());
 }
 
