@@ -31,7 +31,8 @@ Examples:
 A deploy swaps at once, on every host of the cluster: calls that run finish on the
 old revision. What cannot work (an import that is not granted, a route that another
 service has) is refused, and the old revision goes on. A revision that fails too
-often while it is on trial is taken back ([trial] in the manifest).";
+often while it is on trial is taken back ([trial] in the manifest). Calls that it has
+to answer before it is live are [[smoke]] in the manifest.";
 
 /// What `tidemill deploy` takes.
 #[derive(Debug, clap::Args)]

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rdkafka::error::RDKafkaErrorCode;
@@ -110,6 +111,15 @@ impl Health {
     /// Waits until somebody doubts that the cluster answers.
     pub(super) async fn doubted(&self) {
         self.doubt.notified().await;
+    }
+
+    /// Waits until the cluster has answered for so many seconds on end.
+    pub(super) async fn answers_for(&self, time: Duration) {
+        let mut seconds = 0;
+        while seconds < time.as_secs() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            seconds = if self.is_up() { seconds + 1 } else { 0 };
+        }
     }
 
     /// There is no connection for this cause.

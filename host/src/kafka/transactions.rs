@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::cluster::{Cluster, KafkaError, Quiet};
 use super::consumer::Source;
+use super::health::Health;
 use super::properties;
 use super::publisher::{Placed, PublishError, classify, record};
 use super::raw::{self, Call, Membership, TransactionError};
@@ -30,6 +31,10 @@ const TRANSACTION_MS: &str = "10000";
 
 /// How long one call may take before it is made again.
 const CALL: Duration = Duration::from_secs(5);
+
+/// How long a transaction may take while Kafka answers. Its coordinator aborts it
+/// long before.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Messages and offsets to commit together.
 #[derive(Debug, Default)]
@@ -78,6 +83,7 @@ pub struct Transactor {
     batches: mpsc::UnboundedSender<(Batch, oneshot::Sender<Outcome>)>,
     pace: Arc<Mutex<Pace>>,
     ending: Arc<AtomicBool>,
+    health: Arc<Health>,
 }
 
 impl Transactor {
@@ -140,6 +146,7 @@ impl Transactor {
             batches,
             pace,
             ending,
+            health: cluster.health.clone(),
         };
         std::thread::Builder::new()
             .name("tidemill-commit".to_owned())
@@ -164,6 +171,10 @@ impl Transactor {
     }
 
     /// Commits a batch, or says why not.
+    ///
+    /// librdkafka 2.12 may wait for ever for a coordinator that it has forgotten
+    /// (decision 0015). Its thread is left behind then: the next transactor of the
+    /// same id takes its transaction and its right to make any.
     pub async fn commit(&self, batch: Batch) -> Outcome {
         let gone = || Outcome::Ended {
             cause: "the transactor has ended".to_owned(),
@@ -173,7 +184,16 @@ impl Transactor {
         if self.batches.send((batch, answer)).is_err() {
             return gone();
         }
-        answered.await.unwrap_or_else(|_| gone())
+        tokio::select! {
+            outcome = answered => outcome.unwrap_or_else(|_| gone()),
+            () = self.health.answers_for(PATIENCE) => Outcome::Ended {
+                cause: format!(
+                    "it has not come to an end for {} s, though Kafka answers",
+                    PATIENCE.as_secs()
+                ),
+                in_doubt: true,
+            },
+        }
     }
 }
 

@@ -36,7 +36,6 @@ pub struct Metrics {
     /// Requests that the admin listener turned away, by why.
     pub denied: IntCounterVec,
     /// Revisions that were taken back by themselves.
-    rollbacks: IntCounterVec,
     /// Spans on their way to a collector.
     pub spans: Counts,
 }
@@ -67,11 +66,6 @@ impl Metrics {
                 "tidemill_connections_closed_total",
                 "Connections that did not end well, by why.",
                 &["listener", "reason"],
-            )?,
-            rollbacks: counter(
-                "tidemill_rollbacks_total",
-                "Revisions that this host took back because they failed too often.",
-                &["service"],
             )?,
             denied: counter(
                 "tidemill_admin_denied_total",
@@ -115,7 +109,7 @@ impl Metrics {
 
     /// A revision of a service was taken back.
     pub fn rolled_back(&self, service: &str) {
-        self.rollbacks.with_label_values(&[service]).inc();
+        self.by_service.rolled_back(service);
     }
 
     /// A request was turned down that is for no service.

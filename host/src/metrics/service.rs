@@ -56,6 +56,7 @@ pub(super) struct ByService {
     lost: IntCounterVec,
     responses: IntCounterVec,
     limits: IntCounterVec,
+    rollbacks: IntCounterVec,
 }
 
 impl ByService {
@@ -165,7 +166,17 @@ impl ByService {
                 "How often a call was held by a limit.",
                 &["service", "limit"],
             )?,
+            rollbacks: counter(
+                "tidemill_rollbacks_total",
+                "Revisions that this host took back because they failed too often.",
+                &["service"],
+            )?,
         })
+    }
+
+    /// A revision of a service was taken back.
+    pub(super) fn rolled_back(&self, service: &str) {
+        self.rollbacks.with_label_values(&[service]).inc();
     }
 
     /// A request was turned down, of a service or of none.
@@ -318,6 +329,8 @@ impl ServiceMetrics {
         self.both.get_or_init(|| {
             let (of, name) = (&self.families, &*self.name);
             let limit = |limit: Limit| of.limits.with_label_values(&[name, limit.name()]);
+            // An alert sees a counter rise only if it was there before.
+            of.rollbacks.with_label_values(&[name]);
             Box::new(Both {
                 published: of.published.with_label_values(&[name]),
                 limits: Limit::ALL.map(limit),

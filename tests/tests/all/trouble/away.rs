@@ -145,4 +145,6 @@ fn a_broker_that_says_for_a_while_that_there_are_none_is_asked_again() {
     let _ = proxy.clear();
     taken_again(host.http(), &counting);
     host.ready();
+    counting.write(100);
+    counting.is_exact([&host]);
 }
