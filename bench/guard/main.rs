@@ -42,7 +42,7 @@ use tidemill_host::state::{Store, View};
 
 // As in production.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// What is run: a path, and the component that it goes through.
 const PATHS: [(&str, &str); 3] = [

@@ -6,7 +6,7 @@ use clap::Parser;
 
 // Guests' bytes are copied in and out all the time, by many threads.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Event-driven microservices as WASM components, on HTTP and Kafka
 #[derive(Parser)]
