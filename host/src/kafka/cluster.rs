@@ -192,10 +192,26 @@ pub struct Cluster {
     failed: AtomicU32,
     /// How often it was time to look after the others.
     looks: AtomicU32,
-    /// All other clients.
-    clients: Mutex<Vec<Weak<dyn Native>>>,
+    clients: Arc<Clients>,
     /// Whether groups are kept by the broker (KIP-848), as far as is known.
     modern_groups: AtomicBool,
+}
+
+/// The clients that there are, of any kind.
+#[derive(Default)]
+pub(super) struct Clients(Mutex<Vec<Weak<dyn Native>>>);
+
+impl Clients {
+    fn add<T: Native + 'static>(&self, client: &Arc<T>) {
+        let client: Weak<T> = Arc::downgrade(client);
+        let mut clients = self.0.lock();
+        clients.retain(|client| client.strong_count() > 0);
+        clients.push(client);
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<dyn Native>> {
+        self.0.lock().iter().filter_map(Weak::upgrade).collect()
+    }
 }
 
 /// How long an answer about metadata is waited for.
@@ -252,11 +268,10 @@ impl Cluster {
             .map_err(|error| KafkaError::Config(properties::refusal(&error)))?;
         let asker = Arc::new(asker);
         listen(&asker)?;
-        let tokens = source.map(|source| Tokens::start(source, health.clone()));
+        let clients = Arc::new(Clients::default());
+        clients.add(&asker);
+        let tokens = source.map(|source| Tokens::start(source, health.clone(), clients.clone()));
         let tokens = tokens.transpose()?;
-        if let Some(tokens) = &tokens {
-            tokens.enrol(&asker);
-        }
         // These are the client's to set only where the client keeps the group.
         let classic = ["session.timeout.ms", "heartbeat.interval.ms"];
         let classic = embedded.is_some()
@@ -276,7 +291,7 @@ impl Cluster {
             again,
             failed: AtomicU32::new(0),
             looks: AtomicU32::new(1),
-            clients: Mutex::default(),
+            clients,
         })
     }
 
@@ -396,12 +411,7 @@ impl Cluster {
         if !self.is_up() || !(self.health.was_lost() || regular) {
             return;
         }
-        let clients: Vec<_> = {
-            let mut clients = self.clients.lock();
-            clients.retain(|client| client.strong_count() > 0);
-            clients.iter().filter_map(Weak::upgrade).collect()
-        };
-        for client in clients {
+        for client in self.clients.all() {
             if !raw::is_answered(&*client, REVIVAL) {
                 tracing::debug!("a client is not answered: it is told of the servers again");
                 raw::add_brokers(&*client, &self.again);
@@ -442,14 +452,12 @@ impl Cluster {
         context: C,
     ) -> Result<Arc<T>, rdkafka::error::KafkaError> {
         let config = base(&self.servers, &self.properties, name, own);
-        let client = Arc::new(config.create_with_context(context)?);
+        let client: Arc<T> = Arc::new(config.create_with_context(context)?);
+        // It hears of each later token as one of all clients.
+        self.clients.add(&client);
         if let Some(tokens) = &self.tokens {
-            tokens.enrol(&client);
+            tokens.enrol(&*client);
         }
-        let known: Weak<T> = Arc::downgrade(&client);
-        let mut clients = self.clients.lock();
-        clients.retain(|client| client.strong_count() > 0);
-        clients.push(known);
         Ok(client)
     }
 

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use base64::Engine;
@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
 
-use super::cluster::KafkaError;
+use super::cluster::{Clients, KafkaError};
 use super::health::{Cause, Health};
 use super::raw::{self, Native};
 
@@ -229,13 +229,6 @@ fn claims(token: &str) -> Claims {
     claims.unwrap_or_default()
 }
 
-/// The token of the moment, and who needs it.
-#[derive(Default)]
-struct Keeping {
-    token: Option<Token>,
-    clients: Vec<Weak<dyn Native>>,
-}
-
 /// Keeps all clients of the host in tokens. Ends when it is dropped.
 pub(super) struct Tokens {
     keeper: Arc<Keeper>,
@@ -246,15 +239,22 @@ pub(super) struct Tokens {
 struct Keeper {
     source: Source,
     health: Arc<Health>,
-    keeping: Mutex<Keeping>,
+    clients: Arc<Clients>,
+    /// The token of the moment.
+    token: Mutex<Option<Token>>,
 }
 
 impl Tokens {
-    pub(super) fn start(source: Source, health: Arc<Health>) -> Result<Tokens, KafkaError> {
+    pub(super) fn start(
+        source: Source,
+        health: Arc<Health>,
+        clients: Arc<Clients>,
+    ) -> Result<Tokens, KafkaError> {
         let keeper = Arc::new(Keeper {
             source,
             health,
-            keeping: Mutex::default(),
+            clients,
+            token: Mutex::default(),
         });
         let (running, ended) = mpsc::channel();
         let kept = keeper.clone();
@@ -273,14 +273,10 @@ impl Tokens {
         })
     }
 
-    /// Gives a client the token that there is, and each later one.
-    pub(super) fn enrol<T: Native + 'static>(&self, client: &Arc<T>) {
-        let mut keeping = self.keeper.keeping.lock();
-        keeping.clients.retain(|client| client.strong_count() > 0);
-        let weak: Weak<T> = Arc::downgrade(client);
-        keeping.clients.push(weak);
-        if let Some(token) = &keeping.token {
-            self.keeper.give(&**client, token);
+    /// Gives a new client the token that there is.
+    pub(super) fn enrol(&self, client: &dyn Native) {
+        if let Some(token) = &*self.keeper.token.lock() {
+            self.keeper.give(client, token);
         }
     }
 }
@@ -296,18 +292,14 @@ impl Keeper {
             }
         };
         let left = u64::try_from(token.until_ms - now_ms()).unwrap_or(0);
-        let mut keeping = self.keeping.lock();
-        let Keeping {
-            token: kept,
-            clients,
-        } = &mut *keeping;
+        let mut kept = self.token.lock();
         let token = kept.insert(token);
-        let clients: Vec<Arc<dyn Native>> = clients.iter().filter_map(Weak::upgrade).collect();
+        let clients = self.clients.all();
         for client in &clients {
             self.give(&**client, token);
         }
         // Before the clients, of which one may be the last: its end takes time.
-        drop(keeping);
+        drop(kept);
         // Four fifths of the way, as librdkafka does it.
         PAUSE.max(Duration::from_millis(left / 5 * 4))
     }
