@@ -115,6 +115,17 @@ impl Problem {
         )
     }
 
+    /// The memory of the service or of the host is with other calls.
+    pub fn crowded() -> Problem {
+        Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "crowded",
+            "Service Unavailable",
+            "The host has no memory for another call at the moment. Nothing was published.",
+        )
+        .again_after(1)
+    }
+
     /// A body that came too slowly.
     pub fn slow_body(seconds: u64) -> Problem {
         Problem::new(
@@ -146,13 +157,7 @@ impl Problem {
                 "The service has no free slot at the moment. Nothing was published.",
             )
             .again_after(1),
-            Failure::Crowded { .. } => Problem::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "crowded",
-                "Service Unavailable",
-                "The host has no memory for another call at the moment. Nothing was published.",
-            )
-            .again_after(1),
+            Failure::Crowded { .. } => Problem::crowded(),
             Failure::Restoring(progress) => Problem::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "state-restoring",

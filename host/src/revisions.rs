@@ -17,7 +17,7 @@ use crate::deployments::record::Deployment;
 use crate::host::DeployError;
 use crate::library::Shelf;
 use crate::revision::{Known, Revision};
-use crate::runtime::{Component, Runtime, hex, recognise};
+use crate::runtime::{BodyMemory, Component, Runtime, hex, recognise};
 
 /// What loads revisions, and those that something runs on.
 pub(crate) struct Revisions {
@@ -49,6 +49,11 @@ impl Revisions {
             held: Mutex::default(),
             turns: Semaphore::new(cores()),
         })
+    }
+
+    /// Room for the body of a request, as far as it comes.
+    pub(crate) fn room_for_a_body(&self) -> BodyMemory {
+        self.runtime.body()
     }
 
     /// A revision that something still runs on.

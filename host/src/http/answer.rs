@@ -1,5 +1,6 @@
 //! From a request to a response: route, read, run, commit, answer.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use crate::invocation::{Failure, Identity, Request, Response, next_number};
 use crate::limits::Limit;
 use crate::problem::Problem;
 use crate::revision::Revision;
-use crate::runtime::is_hop_by_hop;
+use crate::runtime::{BodyMemory, is_hop_by_hop};
 use crate::service::Service;
 use crate::state::NotReached;
 use crate::trace::{self, Server, TraceId};
@@ -51,12 +52,14 @@ pub(super) async fn answer(
     answer
 }
 
-/// Turns a request down. A client error is found before the whole body is read,
-/// and what is left of it is in the way of the connection's next request.
+/// Turns a request down. A client error, and that there is no room, is found before
+/// the whole body is read, and what is left of it is in the way of the connection's
+/// next request.
 fn refuse(problem: &Problem, parts: &Parts, has_body: bool, span: &mut Server) -> Answer {
     span.fail(problem.kind, problem.status);
     let mut response = problem.response(&parts.headers);
-    let unread = has_body && problem.status.is_client_error();
+    let early = problem.status.is_client_error() || problem.kind == "crowded";
+    let unread = has_body && early;
     if (unread || problem.is_of_http()) && parts.version < http::Version::HTTP_2 {
         let headers = response.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -90,7 +93,8 @@ async fn try_answer(
     let body = match has_body {
         true => {
             let limit = revision.manifest.limits.request;
-            Some(Box::pin(read(parts, body, limit, patience)))
+            let room = host.revisions.room_for_a_body();
+            Some(Box::pin(read(parts, body, limit, patience, room)))
         }
         false => None,
     };
@@ -115,19 +119,22 @@ async fn serve(
     revision: &Arc<Revision>,
     parts: &Parts,
     authority: &str,
-    body: Option<impl Future<Output = Result<Vec<u8>, Problem>> + Unpin>,
+    body: Option<impl Future<Output = Result<(Vec<u8>, BodyMemory), Problem>> + Unpin>,
     span: &Server,
 ) -> Result<Answer, Problem> {
-    let body = match body {
-        Some(body) => body.await,
-        None => Ok(Vec::new()),
+    // What it takes is counted until the call has ended.
+    let (body, _room) = match body {
+        Some(body) => {
+            let body = body.await.inspect_err(|problem| match problem.status {
+                StatusCode::PAYLOAD_TOO_LARGE => service.metrics.hit(Limit::Request),
+                StatusCode::SERVICE_UNAVAILABLE => service.metrics.hit(Limit::HostMemory),
+                _ => {}
+            });
+            let (body, room) = body?;
+            (body, Some(room))
+        }
+        None => (Vec::new(), None),
     };
-    if let Err(problem) = &body
-        && problem.status == StatusCode::PAYLOAD_TOO_LARGE
-    {
-        service.metrics.hit(Limit::Request);
-    }
-    let body = body?;
     if parts.headers.contains_key(POSITION) {
         Box::pin(reach(service, revision, &parts.headers)).await?;
     }
@@ -204,18 +211,42 @@ async fn read(
     body: Incoming,
     limit: u64,
     patience: Duration,
-) -> Result<Vec<u8>, Problem> {
+    room: BodyMemory,
+) -> Result<(Vec<u8>, BodyMemory), Problem> {
     let too_large = || Problem::request_too_large(limit);
     if body.size_hint().lower() > limit {
         return Err(too_large());
     }
-    let limited = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
-    match tokio::time::timeout(patience, limited.collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes().into()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(broken_off(parts.version).await),
-        Err(_) => Err(Problem::slow_body(patience.as_secs())),
+    let body = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
+    let whole = tokio::time::timeout(patience, collect(body, room)).await;
+    match whole.map_err(|_| Problem::slow_body(patience.as_secs()))? {
+        Ok(whole) => whole.ok_or_else(Problem::crowded),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(_) => Err(broken_off(parts.version).await),
     }
+}
+
+/// All of a body, or none if there is no room for it.
+async fn collect(
+    mut body: Limited<Incoming>,
+    mut room: BodyMemory,
+) -> Result<Option<(Vec<u8>, BodyMemory)>, Box<dyn Error + Send + Sync>> {
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        // Trailers are for nobody.
+        let Ok(data) = frame?.into_data() else {
+            continue;
+        };
+        if !room.more(data.len()) {
+            return Ok(None);
+        }
+        match whole.is_empty() {
+            // Most come at once.
+            true => whole = data.into(),
+            false => whole.extend_from_slice(&data),
+        }
+    }
+    Ok(Some((whole, room)))
 }
 
 /// The header fields that are for the handler, and not for the connection

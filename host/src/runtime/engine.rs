@@ -18,7 +18,7 @@ use super::cache::Cache;
 use super::compiler::Compiler;
 use super::component::{Compiled, Component, LoadError};
 use super::context::{Context, Host};
-use super::memory::HostMemory;
+use super::memory::{BodyMemory, HostMemory};
 use super::turns::Turns;
 
 /// How often running guests are interrupted so that others get their turn, and
@@ -120,9 +120,14 @@ impl Runtime {
         })
     }
 
-    /// Bytes that instances have at the moment.
+    /// Bytes that instances, and what they are to be given, have at the moment.
     pub fn memory(&self) -> u64 {
         self.memory.used()
+    }
+
+    /// Room for the body of a request, as far as it comes.
+    pub(crate) fn body(&self) -> BodyMemory {
+        BodyMemory::of(&self.memory)
     }
 
     /// Compiles a component, or takes it from the cache, and checks it against

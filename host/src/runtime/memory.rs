@@ -39,9 +39,14 @@ impl Budget {
     }
 }
 
-/// The memory of all instances of the host.
+/// Which part of the host's memory the bodies of requests may take, so that there is
+/// some left to answer them.
+const BODIES: u64 = 4;
+
+/// The memory of all instances of the host, and of what they are to be given.
 pub(super) struct HostMemory {
     budget: Budget,
+    bodies: Budget,
     /// Where idle instances are, which are given up first.
     pools: Mutex<Vec<Weak<Pool>>>,
 }
@@ -50,6 +55,7 @@ impl HostMemory {
     pub(super) fn new(limit: u64) -> Arc<HostMemory> {
         Arc::new(HostMemory {
             budget: Budget::new(limit),
+            bodies: Budget::new(limit / BODIES),
             pools: Mutex::default(),
         })
     }
@@ -80,6 +86,42 @@ impl HostMemory {
             }
         }
         true
+    }
+}
+
+/// What the body of a request takes of the host's memory, until it is dropped.
+pub(crate) struct BodyMemory {
+    host: Arc<HostMemory>,
+    used: u64,
+}
+
+impl BodyMemory {
+    pub(super) fn of(host: &Arc<HostMemory>) -> BodyMemory {
+        BodyMemory {
+            host: host.clone(),
+            used: 0,
+        }
+    }
+
+    /// More of it has come. False if there is no room for it.
+    pub(crate) fn more(&mut self, bytes: usize) -> bool {
+        let bytes = bytes as u64;
+        if !self.host.bodies.take(bytes) {
+            return false;
+        }
+        if !self.host.take(bytes) {
+            self.host.bodies.give_back(bytes);
+            return false;
+        }
+        self.used += bytes;
+        true
+    }
+}
+
+impl Drop for BodyMemory {
+    fn drop(&mut self) {
+        self.host.bodies.give_back(self.used);
+        self.host.budget.give_back(self.used);
     }
 }
 
@@ -272,6 +314,22 @@ mod tests {
         let mut alone = MemoryLimit::new(1000, service(1000, &host));
         assert!(!alone.grow(0, 101, None, 1));
         assert_eq!(alone.refused, Some(Refused::Own(100)));
+    }
+
+    #[test]
+    fn bodies_have_a_part_of_the_hosts_memory() {
+        let host = HostMemory::new(100);
+        let (mut one, mut other) = (BodyMemory::of(&host), BodyMemory::of(&host));
+        assert!(one.more(20) && other.more(5));
+        assert!(!one.more(1), "a quarter is theirs");
+        assert_eq!(host.used(), 25);
+        drop(one);
+        let mut instance = MemoryLimit::new(95, service(95, &host));
+        assert!(instance.grow(0, 95, None, 1));
+        assert!(!other.more(1), "the rest is taken");
+        drop((instance, other));
+        assert_eq!(host.used(), 0);
+        assert!(BodyMemory::of(&host).more(25));
     }
 
     #[test]

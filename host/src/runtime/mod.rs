@@ -27,3 +27,4 @@ pub(crate) use engine::{hex, recognise};
 pub use feed::{Feed, Given};
 pub use instance::Instance;
 pub(crate) use instance::{Called, is_hop_by_hop};
+pub(crate) use memory::BodyMemory;

@@ -1,6 +1,8 @@
 //! Each limit of docs/limits.md: what happens when it is hit, and that it is
 //! counted.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -143,6 +145,50 @@ fn on_a_full_host_a_request_is_503_and_an_event_waits_without_an_attempt() {
             false => Err(text.to_owned()),
         }
     });
+}
+
+/// A request whose body is a MiB, but for its last byte.
+fn all_but_a_byte(pair: &Pair) -> TcpStream {
+    let mut stream = TcpStream::connect(pair.host.http().address()).unwrap();
+    let target = pair.target("ok");
+    write!(
+        stream,
+        "POST {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {MIB}\r\n\r\n"
+    )
+    .unwrap();
+    stream.write_all(&vec![b'x'; MIB - 1]).unwrap();
+    stream
+}
+
+const MIB: usize = 1 << 20;
+
+#[test]
+fn bodies_of_all_requests_have_a_part_of_the_hosts_memory() {
+    let pair = small();
+    let posted = || {
+        let target = format!("/{}/ok", pair.neighbour);
+        let body = vec![b'x'; MIB];
+        pair.host.http().send("POST", &target, &[], &body)
+    };
+    assert_eq!(posted().status, 200);
+    // A quarter of 96 MiB, when they have all arrived.
+    let waiting: Vec<TcpStream> = (0..24).map(|_| all_but_a_byte(&pair)).collect();
+    let refused = eventually("there is no room for another", || match posted() {
+        reply if reply.status == 503 => Ok(reply),
+        reply => Err(reply),
+    });
+    assert!(refused.text().contains("crowded"), "{refused:?}");
+    assert_ne!(refused.header("retry-after"), "", "{refused:?}");
+    assert!(hits(&pair.host, &pair.neighbour, "host-memory") > 0.0);
+    // What has no body is answered, and who was there first is, too.
+    pair.neighbour_serves();
+    for mut stream in waiting {
+        stream.write_all(b"x").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    assert_eq!(posted().status, 200);
 }
 
 #[test]
