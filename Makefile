@@ -162,7 +162,7 @@ chaos: guests build ## hold exactly-once for long, while hosts, brokers and netw
 SOAK ?= 1200
 
 .PHONY: soak
-soak: guests build ## hold that nothing leaks under load and faults: 20 minutes and more
+soak: guests build ## hold that nothing leaks under load and faults: half an hour
 	@kafka/kafka fetch
 	@TIDEMILL_SOAK=$(SOAK) $(CARGO) test --release $(LOCKED) -p tidemill-tests --test all -- soak:: --nocapture
 	@echo "samples and their plot: $(TARGET)/soak.csv, $(TARGET)/soak.svg"

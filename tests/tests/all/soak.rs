@@ -331,9 +331,10 @@ fn what_a_host_holds_under_load_and_faults_ends_where_it_began() {
     let soak = Soak::start();
     let mut dice = Dice::new(0x50a7);
     let time = long().unwrap_or(Duration::from_secs(12));
-    // Caches are filled, threads and connections there are, and each state has been
-    // written to a file once: from here on it counts.
-    soak.load((time / 5).min(Duration::from_secs(300)), &mut dice);
+    // Caches are filled, threads and connections there are, each state has been
+    // written to a file, and a broker's absence has left its backlog once: from here
+    // on it counts.
+    soak.load(time / 2, &mut dice);
     let begin = soak.at_rest();
     soak.load(time, &mut dice);
     let end = soak.at_rest();
