@@ -33,7 +33,7 @@ TESTS ?=
 PARTS ?=
 
 # Tests wait more than they compute.
-export RUST_TEST_THREADS ?= 4
+export RUST_TEST_THREADS ?= 6
 export KAFKA_DIST ?= $(abspath $(TARGET)/kafka/dist)
 export TIDEMILL_BIN ?= $(abspath $(TIDEMILL))
 export TIDEMILL_COMPONENTS ?= $(abspath $(COMPONENTS))

@@ -52,14 +52,12 @@ pub(super) async fn answer(
     answer
 }
 
-/// Turns a request down. A client error, and that there is no room, is found before
-/// the whole body is read, and what is left of it is in the way of the connection's
-/// next request.
+/// Turns a request down. A client error is found before the whole body is read,
+/// and what is left of it is in the way of the connection's next request.
 fn refuse(problem: &Problem, parts: &Parts, has_body: bool, span: &mut Server) -> Answer {
     span.fail(problem.kind, problem.status);
     let mut response = problem.response(&parts.headers);
-    let early = problem.status.is_client_error() || problem.kind == "crowded";
-    let unread = has_body && early;
+    let unread = has_body && problem.status.is_client_error();
     if (unread || problem.is_of_http()) && parts.version < http::Version::HTTP_2 {
         let headers = response.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -226,27 +224,29 @@ async fn read(
     }
 }
 
-/// All of a body, or none if there is no room for it.
+/// All of a body, or none if there is no room for it. Then it is read all the same:
+/// a client that still sends may not see an answer.
 async fn collect(
     mut body: Limited<Incoming>,
-    mut room: BodyMemory,
+    room: BodyMemory,
 ) -> Result<Option<(Vec<u8>, BodyMemory)>, Box<dyn Error + Send + Sync>> {
-    let mut whole = Vec::new();
+    let mut kept = Some((Vec::new(), room));
     while let Some(frame) = body.frame().await {
         // Trailers are for nobody.
         let Ok(data) = frame?.into_data() else {
             continue;
         };
-        if !room.more(data.len()) {
-            return Ok(None);
-        }
-        match whole.is_empty() {
+        let Some((whole, room)) = &mut kept else {
+            continue;
+        };
+        match room.more(data.len()) {
+            false => kept = None,
             // Most come at once.
-            true => whole = data.into(),
-            false => whole.extend_from_slice(&data),
+            true if whole.is_empty() => *whole = data.into(),
+            true => whole.extend_from_slice(&data),
         }
     }
-    Ok(Some((whole, room)))
+    Ok(kept)
 }
 
 /// The header fields that are for the handler, and not for the connection

