@@ -45,9 +45,10 @@ pub enum Fault {
     /// It does not arrive, and the answer is this error of the broker's. Only
     /// for [`Api::Produce`].
     Answered(i16),
-    /// It is done, and the answer is this error of the broker's all the same. Only
-    /// for [`Api::EndTxn`].
-    DoneAndAnswered(i16),
+    /// It is done, and the answer is `UNKNOWN_SERVER_ERROR` all the same: so a
+    /// coordinator answers when commits meet that it did not think could, and it does
+    /// not say whether the transaction was committed. Only for [`Api::EndTxn`].
+    DoneUnsaid,
     /// The answer says that there are no brokers, as that of one may that has just
     /// started. Only for [`Api::Metadata`].
     NoBrokers,
@@ -277,7 +278,7 @@ fn requests(
         let head = frame.get(4..12).ok_or(io::ErrorKind::InvalidData)?;
         match way.next(i16::from_be_bytes([head[0], head[1]]), &frame) {
             Some(Fault::Refused) => return Ok(()),
-            Some(fault @ (Fault::AnswerLost | Fault::NoBrokers | Fault::DoneAndAnswered(_))) => {
+            Some(fault @ (Fault::AnswerLost | Fault::NoBrokers | Fault::DoneUnsaid)) => {
                 let id = [head[4], head[5], head[6], head[7]];
                 odd.lock().unwrap().insert(id, fault);
             }
@@ -305,7 +306,7 @@ fn answers(
         let id = frame.get(4..8).ok_or(io::ErrorKind::InvalidData)?;
         match odd.lock().unwrap().remove(id) {
             Some(Fault::NoBrokers) => frame = wire::without_brokers(&frame),
-            Some(Fault::DoneAndAnswered(code)) => wire::fail_end(&mut frame, code),
+            Some(Fault::DoneUnsaid) => wire::unsay_end(&mut frame),
             Some(_) => return Ok(()),
             None => {}
         }

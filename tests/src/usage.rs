@@ -5,9 +5,8 @@ use std::fs;
 use crate::host::Host;
 use crate::wait::eventually;
 
-/// Open files that come and go by themselves: connections to the broker, of which each
-/// client of the host's has one more once it was asked whether it is answered.
-const OTHERS: usize = 12;
+/// Open files that come and go by themselves: connections to the broker.
+const OTHERS: usize = 8;
 
 /// What a host used at a time when no client had more than one connection.
 #[derive(Clone, Copy, Debug)]

@@ -88,15 +88,16 @@ pub(crate) fn refusal(request: &[u8], code: i16) -> Vec<u8> {
     [&length[..], &answer].concat()
 }
 
-/// Makes an answer to an `EndTxn` request (versions 0 and 1) be an error; with its
-/// length before it.
+/// Makes an answer to an `EndTxn` request (versions 0 and 1) say that it is not known
+/// what went wrong; with its length before it.
 ///
 /// # Panics
 /// If it is no such answer.
-pub(crate) fn fail_end(answer: &mut [u8], code: i16) {
+pub(crate) fn unsay_end(answer: &mut [u8]) {
+    const UNKNOWN_SERVER_ERROR: [u8; 2] = (-1_i16).to_be_bytes();
     // Behind the length: correlation id, how long it was throttled, the error.
     assert_eq!(answer.len(), 4 + 4 + 4 + 2, "{answer:?}");
-    answer[12..].copy_from_slice(&code.to_be_bytes());
+    answer[12..].copy_from_slice(&UNKNOWN_SERVER_ERROR);
 }
 
 fn varint(to: &mut Vec<u8>, mut value: usize) {

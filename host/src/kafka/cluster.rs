@@ -312,13 +312,7 @@ impl Cluster {
 
     /// Waits until the cluster has not answered for a while.
     pub async fn gone(&self) {
-        const PERIOD: Duration = Duration::from_millis(100);
-        const PERIODS: u32 = 20;
-        let mut down = 0;
-        while down < PERIODS {
-            tokio::time::sleep(PERIOD).await;
-            down = if self.is_up() { 0 } else { down + 1 };
-        }
+        self.health.stays(false, Duration::from_secs(2)).await;
     }
 
     /// What is wrong with the cluster, for everyone to hear; none if it answers.
@@ -411,7 +405,10 @@ impl Cluster {
         if !self.is_up() || !(self.health.was_lost() || regular) {
             return;
         }
-        for client in self.clients.all() {
+        // The asker has been asked.
+        let asker = self.asker.native();
+        let others = self.clients.all().into_iter();
+        for client in others.filter(|client| client.native() != asker) {
             if !raw::is_answered(&*client, REVIVAL) {
                 tracing::debug!("a client is not answered: it is told of the servers again");
                 raw::add_brokers(&*client, &self.again);

@@ -113,12 +113,16 @@ impl Health {
         self.doubt.notified().await;
     }
 
-    /// Waits until the cluster has answered for so many seconds on end.
-    pub(super) async fn answers_for(&self, time: Duration) {
-        let mut seconds = 0;
-        while seconds < time.as_secs() {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            seconds = if self.is_up() { seconds + 1 } else { 0 };
+    /// Waits until the cluster has answered, or has not, for so long on end.
+    pub(super) async fn stays(&self, up: bool, time: Duration) {
+        const PERIOD: Duration = Duration::from_millis(100);
+        let mut stayed = Duration::ZERO;
+        while stayed < time {
+            tokio::time::sleep(PERIOD).await;
+            stayed = match self.is_up() == up {
+                true => stayed + PERIOD,
+                false => Duration::ZERO,
+            };
         }
     }
 

@@ -186,7 +186,7 @@ impl Transactor {
         }
         tokio::select! {
             outcome = answered => outcome.unwrap_or_else(|_| gone()),
-            () = self.health.answers_for(PATIENCE) => Outcome::Ended {
+            () = self.health.stays(true, PATIENCE) => Outcome::Ended {
                 cause: format!(
                     "it has not come to an end for {} s, though Kafka answers",
                     PATIENCE.as_secs()

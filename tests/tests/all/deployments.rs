@@ -410,13 +410,11 @@ fn deploys_at_once_end_in_one_order_on_all_hosts_and_none_is_lost_unsaid() {
 
 #[test]
 fn a_deploy_that_was_written_and_answered_with_an_unknown_error_is_found() {
-    const UNKNOWN_SERVER_ERROR: i16 = -1;
     let (_kafka, proxy) = Kafka::proxied();
     let host = Host::builder().broker(proxy.address()).ready();
     let name = unique("found");
     for number in 1..=2 {
-        let fault = Fault::DoneAndAnswered(UNKNOWN_SERVER_ERROR);
-        proxy.order(Api::EndTxn, fault, 1, 1);
+        proxy.order(Api::EndTxn, Fault::DoneUnsaid, 1, 1);
         let deployed = host.deploy(&revision(&name, number));
         assert_eq!(proxy.left(Api::EndTxn), 0);
         assert_eq!(answers(host.http(), &name), digest(&deployed));

@@ -70,10 +70,6 @@ fn a_request_with_a_refused_event_publishes_nothing_and_harms_no_other() {
     counting.is_exact(&fleet.into_hosts());
 }
 
-/// Kafka's `UNKNOWN_SERVER_ERROR`. A coordinator gives it when commits meet that it
-/// did not think could, and does not say whether the transaction was committed.
-const UNKNOWN: i16 = -1;
-
 #[test]
 fn a_commit_that_was_done_and_answered_with_an_unknown_error_is_not_repeated() {
     let (kafka, proxy) = Kafka::proxied();
@@ -83,7 +79,7 @@ fn a_commit_that_was_done_and_answered_with_an_unknown_error_is_not_repeated() {
     let input = &*counting.input;
     let posted = counting.while_posting(&fleet, 4, &[input, input], || {
         for _ in 0..if long() { 20 } else { 4 } {
-            proxy.order(Api::EndTxn, Fault::DoneAndAnswered(UNKNOWN), 3, 2);
+            proxy.order(Api::EndTxn, Fault::DoneUnsaid, 3, 2);
             eventually("commits were answered so", || {
                 match proxy.left(Api::EndTxn) {
                     0 => Ok(()),
