@@ -119,6 +119,8 @@ test: seeds guests venv h2spec ## run all tests, on the embedded broker and on a
 	@$(if $(TESTS),:,$(MAKE) monitoring)
 
 # Counts instructions, so other load does not matter: bench/guard/main.rs.
+GUARDED := plain answer forward
+
 .PHONY: guard guard-record
 guard: ## hold the instructions of a request and an event against what is recorded
 	@command -v valgrind >/dev/null 2>&1 \
@@ -131,8 +133,8 @@ guard-record: ## record how many instructions a request and an event take
 
 .PHONY: guard-check
 guard-check: build
-	@for guest in plain answer forward; do \
-		$(TIDEMILL) build --profile guest bench/guests/$$guest >/dev/null || exit 1; \
+	@for service in $(GUARDED:%=bench/guests/%) handlers/user; do \
+		$(TIDEMILL) build --profile guest $$service >/dev/null || exit 1; \
 	done
 	@$(CARGO) bench $(LOCKED) --workspace --bench guard -- $(GUARD)
 

@@ -45,9 +45,10 @@ use tidemill_host::state::{Store, View};
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// What is run: a path, and the component that it goes through.
-const PATHS: [(&str, &str); 3] = [
+const PATHS: [(&str, &str); 4] = [
     ("request, text", "bench-plain"),
     ("request, JSON through the SDK's router", "bench-answer"),
+    ("request that publishes", "user"),
     ("event, passed on", "bench-forward"),
 ];
 /// Calls of the shorter and of the longer run.
@@ -234,6 +235,8 @@ fn host(data: &Path) -> Arc<Host> {
         replication: 1,
     };
     let cluster = Cluster::connect(&Brokers::Embedded, BTreeMap::new(), topics).unwrap();
+    // Nothing is published before it has answered once.
+    let _ = cluster.ask(false).unwrap();
     let library = Library::open(data).unwrap();
     library.forget_state("guard").unwrap();
     let bounds = Bounds {
