@@ -157,19 +157,22 @@ fn a_deploy_tells_each_step_to_who_asks_for_lines() {
 
 #[test]
 fn deploys_under_load_fail_no_request_and_lose_or_double_no_event() {
-    let (deploys, pause) = match long() {
-        true => (50, Duration::from_millis(600)),
-        false => (6, Duration::from_millis(300)),
+    // The long form: 50 within 30 s.
+    let (deploys, every) = match long() {
+        true => (50, Duration::from_millis(580)),
+        false => (6, Duration::from_millis(600)),
     };
     let kafka = Kafka::shared();
     let counting = Counting::on(kafka, "noon", 8);
     let fleet = counting.hosts(3);
     let quiet = counting.while_posting(&fleet, 4, &[&counting.input], || {
-        std::thread::sleep(pause * 5);
+        std::thread::sleep(every * 5);
     });
     let posted = counting.while_posting(&fleet, 4, &[&counting.input], || {
         let began = Instant::now();
         for number in 0..deploys {
+            let due = began + every * u32::try_from(number).unwrap();
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
             let manifest = counting
                 .manifest
                 .clone()
@@ -181,7 +184,6 @@ fn deploys_under_load_fail_no_request_and_lose_or_double_no_event() {
                 hosts.iter().all(|host| host["runs"] == true),
                 "{deployed:#}"
             );
-            std::thread::sleep(pause);
         }
         println!("{deploys} deploys in {:?}", began.elapsed());
     });
