@@ -35,10 +35,16 @@ impl fmt::Display for Identity {
     }
 }
 
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
 /// A number that no other request to this process has.
 pub fn next_number() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// The number of the latest request, 0 before the first.
+pub fn last_number() -> u64 {
+    NEXT.load(Ordering::Relaxed) - 1
 }
 
 /// A request to an HTTP handler. Whole, limited and routed.

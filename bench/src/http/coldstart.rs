@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tidemill_tests::{Component, Folder, Host, run};
+use tidemill_tests::{Component, Folder, Host, Kafka, run};
 
 use super::{hello, plain, router};
 use crate::report::{Column, Table};
@@ -16,7 +16,7 @@ use crate::{setting, takes};
 const COLUMNS: [Column; 1] = [Column::ratio("ms", 1)];
 
 pub(super) fn measure() -> Vec<Table> {
-    vec![deploys(), starts()]
+    vec![deploys(), deploys_everywhere(), starts()]
 }
 
 /// How often each is deployed: `BENCH_DEPLOYS`.
@@ -34,7 +34,7 @@ fn deploys() -> Table {
         .arguments(&["--http", &address.to_string()])
         .ready();
     for component in [plain(), router()] {
-        deploy(&host, address, &component);
+        deploy(&host, [address], &component);
     }
     eprintln!("{}", table.title);
     for number in 0..times() {
@@ -50,13 +50,48 @@ fn deploys() -> Table {
                 unknown(&router(), number),
             ),
         ] {
-            table.add(name, vec![Some(deploy(&host, address, &component))]);
+            let [took] = deploy(&host, [address], &component);
+            table.add(name, vec![Some(took)]);
         }
     }
     table
 }
 
-fn deploy(host: &Host, address: SocketAddr, component: &Component) -> f64 {
+/// The same with a real Kafka between two hosts, until each of them answers.
+fn deploys_everywhere() -> Table {
+    const CACHED: &str = "compiled before";
+    let title = format!("Deploy to first answer, on a real Kafka, {} times", times());
+    let mut table = Table::new(title, CACHED, &COLUMNS).called("deploy-kafka");
+    let kafka = Kafka::for_measuring();
+    let addresses = [free(), free()];
+    let [asked, _other] = addresses.map(|address| {
+        Host::builder()
+            .kafka(&kafka)
+            .arguments(&["--http", &address.to_string()])
+            .ready()
+    });
+    deploy(&asked, addresses, &router());
+    eprintln!("{}", table.title);
+    for number in 0..times() {
+        for (name, component) in [
+            (CACHED, router()),
+            ("never compiled", unknown(&router(), number)),
+        ] {
+            let [here, there] = deploy(&asked, addresses, &component);
+            table.add(name, vec![Some(here)]);
+            table.add(&format!("{name}, on another host"), vec![Some(there)]);
+        }
+    }
+    table
+}
+
+/// Deploys a component under a name of its own, and takes it away again. How many
+/// milliseconds it took until hosts answered with it.
+fn deploy<const N: usize>(
+    asked: &Host,
+    addresses: [SocketAddr; N],
+    component: &Component,
+) -> [f64; N] {
     // A host name of its own, since all of them answer the same path.
     let name = tidemill_tests::unique("cold");
     let component = component.with(&format!(
@@ -64,11 +99,14 @@ fn deploy(host: &Host, address: SocketAddr, component: &Component) -> f64 {
     ));
     let exchange = hello().with_host(&format!("{name}.example"));
     let began = Instant::now();
-    host.deploy(&component);
-    let first = exchange.first_answer(address, || ());
-    let took = (first - began).as_secs_f64() * 1e3;
+    let until_answered = &|address| exchange.first_answer(address, || ()) - began;
+    let took = thread::scope(|scope| {
+        let answering = addresses.map(|address| scope.spawn(move || until_answered(address)));
+        asked.deploy(&component);
+        answering.map(|first| first.join().unwrap().as_secs_f64() * 1e3)
+    });
     let target = format!("/v1/services/{name}");
-    let _ = host.admin().send("DELETE", &target, &[], b"");
+    let _ = asked.admin().send("DELETE", &target, &[], b"");
     took
 }
 

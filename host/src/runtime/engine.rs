@@ -23,7 +23,11 @@ use super::turns::Turns;
 
 /// How often running guests are interrupted so that others get their turn, and
 /// so that deadlines are seen: a loop that never yields ends this much late.
-const TICK: Duration = Duration::from_millis(5);
+const TICK: Duration = Duration::from_millis(1);
+/// How often one is looked for when none was found for a while.
+const QUIET_TICK: Duration = Duration::from_millis(5);
+/// Ticks that make a while.
+const WHILE: u32 = 200;
 
 /// Instances that the host can hold at once, over all services. A component of
 /// a large language runtime takes several core instances for each.
@@ -40,6 +44,26 @@ pub struct Bounds {
     pub long_calls: usize,
     /// Who compiles.
     pub compiler: Compiler,
+}
+
+/// Interrupts all guests of an engine from time to time, for as long as there is
+/// one.
+fn tick(engine: &Engine, turns: Arc<Turns>) -> std::io::Result<()> {
+    let ticked = engine.weak();
+    let mut quiet = 0;
+    let tick = move || {
+        while let Some(engine) = ticked.upgrade() {
+            engine.increment_epoch();
+            drop(engine);
+            quiet = match turns.was_interrupted() {
+                true => 0,
+                false => WHILE.min(quiet + 1),
+            };
+            std::thread::sleep(if quiet < WHILE { TICK } else { QUIET_TICK });
+        }
+    };
+    let ticker = std::thread::Builder::new().name("tidemill-ticker".to_owned());
+    ticker.spawn(tick).map(drop)
 }
 
 /// The engine and what every component is linked against.
@@ -97,18 +121,8 @@ impl Runtime {
     ) -> Result<Runtime, LoadError> {
         let engine = engine.map_err(LoadError::Engine)?;
         let linker = linker(&engine).map_err(LoadError::Engine)?;
-        // One ticker for all guests; it ends with the engine.
-        let ticked = engine.weak();
-        std::thread::Builder::new()
-            .name("tidemill-ticker".to_owned())
-            .spawn(move || {
-                while let Some(engine) = ticked.upgrade() {
-                    engine.increment_epoch();
-                    drop(engine);
-                    std::thread::sleep(TICK);
-                }
-            })
-            .map_err(|cause| LoadError::Engine(cause.into()))?;
+        let turns = Turns::new(bounds.long_calls);
+        tick(&engine, turns.clone()).map_err(|cause| LoadError::Engine(cause.into()))?;
         Ok(Runtime {
             engine,
             linker,
@@ -116,7 +130,7 @@ impl Runtime {
             compiler: bounds.compiler,
             compiling: Mutex::default(),
             memory: HostMemory::new(bounds.memory),
-            turns: Turns::new(bounds.long_calls),
+            turns,
         })
     }
 

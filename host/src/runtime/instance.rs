@@ -286,6 +286,7 @@ fn interrupt(store: &mut Store<Context>, component: &Component, held: Held) {
     let service = component.origin.service.clone();
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(move |mut store| {
+        turns.interrupted();
         let context = store.data_mut();
         if Instant::now() >= context.deadline {
             return Err(OutOfTime.into());

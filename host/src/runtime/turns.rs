@@ -6,16 +6,29 @@
 //! round the services that want one, however many calls of each want it, so that a
 //! service that loops in all its slots slows another one's long calls as one call
 //! would.
+//!
+//! A core that is left for short calls is not always free, for Kafka's clients and
+//! the kernel want one too; and what wakes up may have to wait until a long call's
+//! slice is over. So turns rest for a while after each slice when many requests
+//! come.
 
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+
+use crate::invocation;
+
+/// Requests in a millisecond, for each core, that are many: what they take is some
+/// tenth of it.
+const MANY: f64 = 2.0;
+/// How long a turn rests then.
+const REST: Duration = Duration::from_millis(4);
 
 /// Who waits, in which order: services take turns, calls of one are served as
 /// they came.
@@ -69,14 +82,31 @@ impl<W> Line<W> {
 /// The turns of a host.
 pub(super) struct Turns {
     line: Mutex<Line<oneshot::Sender<Turn>>>,
+    /// Requests in a millisecond that are many.
+    many: f64,
+    /// Whether a guest was interrupted since somebody asked.
+    interrupted: AtomicBool,
 }
 
 impl Turns {
     /// So many at once, at least one.
     pub(super) fn new(turns: usize) -> Arc<Turns> {
+        let turns = turns.max(1);
         Arc::new(Turns {
-            line: Mutex::new(Line::new(turns.max(1))),
+            line: Mutex::new(Line::new(turns)),
+            many: MANY * (turns + 1) as f64,
+            interrupted: AtomicBool::new(false),
         })
+    }
+
+    /// A guest was interrupted.
+    pub(super) fn interrupted(&self) {
+        self.interrupted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one was, since the last time.
+    pub(super) fn was_interrupted(&self) -> bool {
+        self.interrupted.swap(false, Ordering::Relaxed)
     }
 
     /// Waits for a turn. Whoever stops waiting is passed over.
@@ -92,7 +122,7 @@ impl Turns {
             }
         };
         match waiting {
-            None => Some(Turn(Some(self))),
+            None => Some(Turn::of(self)),
             // The line is not dropped while somebody waits in it.
             Some(receiver) => receiver.await.ok(),
         }
@@ -103,21 +133,53 @@ impl Turns {
             let Some(next) = self.line.lock().pass() else {
                 return;
             };
-            let Err(mut missed) = next.send(Turn(Some(self.clone()))) else {
+            let Err(mut missed) = next.send(Turn::of(self.clone())) else {
                 return;
             };
             // That one does not wait any more: its turn is the next one's.
-            missed.0 = None;
+            missed.of = None;
         }
     }
 }
 
 /// The right to run for a slice. It goes to the next one when it is dropped.
-pub(super) struct Turn(Option<Arc<Turns>>);
+pub(super) struct Turn {
+    of: Option<Arc<Turns>>,
+    /// When it was given, and the number of the last request by then.
+    began: (Instant, u64),
+}
+
+impl Turn {
+    fn of(turns: Arc<Turns>) -> Turn {
+        Turn {
+            of: Some(turns),
+            began: (Instant::now(), invocation::last_number()),
+        }
+    }
+
+    /// Whether many requests came meanwhile.
+    fn saw_many(&self) -> bool {
+        let (at, number) = self.began;
+        let came = invocation::last_number().saturating_sub(number);
+        let milliseconds = at.elapsed().as_secs_f64() * 1e3;
+        let many = self.of.as_ref().map_or(f64::MAX, |turns| turns.many);
+        came as f64 > many * milliseconds
+    }
+
+    /// Gives it to the next one, soon.
+    fn end(self) {
+        if self.saw_many() {
+            tokio::spawn(async move {
+                tokio::time::sleep(REST).await;
+                drop(self);
+            });
+        }
+    }
+}
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        if let Some(turns) = self.0.take() {
+        if let Some(turns) = self.of.take() {
             turns.pass();
         }
     }
@@ -188,7 +250,9 @@ impl Held {
 
     fn give_up(&self) {
         let turn = self.0.turn.lock().take();
-        drop(turn);
+        if let Some(turn) = turn {
+            turn.end();
+        }
     }
 }
 
@@ -246,6 +310,21 @@ mod tests {
         drop(second);
         drop(unseen);
         assert!(turns.take(name("e")).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_turn_rests_when_many_requests_came() {
+        let turns = Turns::new(1);
+        let turn = turns.clone().take(name("a")).await;
+        turn.unwrap().end();
+        let turn = turns.clone().take(name("a")).await;
+        for _ in 0..100_000 {
+            invocation::next_number();
+        }
+        turn.unwrap().end();
+        let mut next = Box::pin(turns.take(name("b")));
+        assert!(futures_util::poll!(next.as_mut()).is_pending());
+        assert!(next.await.is_some());
     }
 
     #[tokio::test]
