@@ -179,7 +179,7 @@ impl Exchange {
         while !self.try_at(address) {
             look();
             assert!(began.elapsed() < PATIENCE, "no answer at {address}");
-            thread::sleep(Duration::from_micros(500));
+            thread::sleep(Duration::from_millis(1));
         }
         Instant::now()
     }
