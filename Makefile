@@ -309,6 +309,18 @@ bench-events: build ## events against bare rdkafka and Kafka Streams, on a real 
 	done
 	@$(TARGET)/release/tidemill-bench events $(PARTS)
 
+# Minutes of compiling, once: perf follows frame pointers.
+FLAME := $(TARGET)/flame
+
+.PHONY: bench-flame
+bench-flame: build ## flame graphs of a request and an event, and the share of each part
+	@$(call need,perf,it samples where time goes (Debian: apt install linux-perf))
+	@$(call need,inferno-flamegraph,it draws flame graphs: cargo install --locked inferno)
+	@kafka/kafka fetch
+	@RUSTFLAGS="-C force-frame-pointers=yes" $(CARGO) build --release $(LOCKED) -p tidemill-host --bin tidemill --target-dir $(FLAME)
+	@TIDEMILL_BIN=$(abspath $(FLAME))/release/tidemill \
+		bench/flame $(TARGET)/release/tidemill-bench $(FLAME)/samples docs/performance
+
 .PHONY: bench-report
 bench-report: build ## docs/performance.md and its plots, from what was measured last
 	@$(TARGET)/release/tidemill-bench report

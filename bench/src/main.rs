@@ -21,6 +21,7 @@ mod load;
 mod meter;
 mod native;
 mod page;
+mod perf;
 mod plot;
 mod program;
 mod report;

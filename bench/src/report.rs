@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::circumstances::Circumstances;
+use crate::perf;
 
 /// One figure of a table.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -303,7 +304,7 @@ pub(crate) fn grouped(number: f64) -> String {
 }
 
 /// A title as a word for files and links: `GET text` is `get-text`.
-fn slug(title: &str) -> String {
+pub(crate) fn slug(title: &str) -> String {
     let words = title
         .split(|letter: char| !letter.is_ascii_alphanumeric())
         .filter(|word| !word.is_empty());
@@ -319,6 +320,10 @@ pub(crate) fn folder() -> PathBuf {
 pub(crate) fn show(name: &str, tables: &[Table]) {
     for table in tables {
         table.print();
+    }
+    if perf::samples().is_some() {
+        // It was slower for that.
+        return;
     }
     let report = Report {
         name: name.to_owned(),

@@ -11,6 +11,7 @@ use tidemill_tests::{Component, Folder, Host, Kafka, root, target};
 
 use crate::load::{Exchange, Load};
 use crate::meter::{cpu_of_all, memory_of_all};
+use crate::perf::{Profile, profile};
 use crate::program::Program;
 
 /// How long a system may take to its first answer.
@@ -160,6 +161,11 @@ impl Server {
     /// CPU time that it has spent.
     pub(crate) fn cpu(&mut self) -> Duration {
         cpu_of_all(self.program.process().id())
+    }
+
+    /// Samples where its time goes, if that is asked for.
+    pub(crate) fn profile(&mut self, measured: &str) -> Profile {
+        profile(self.program.process().id(), &self.name, measured)
     }
 
     /// Its resident memory, in MB.

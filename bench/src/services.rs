@@ -38,7 +38,7 @@ const EVENTS: [Column; 2] = [Column::ratio("CPU us", 2), Column::plain("events/s
 pub(crate) fn measure(parts: &[&str]) {
     let wanted = |part: &str| parts.is_empty() || parts.contains(&part);
     let most = setting("BENCH_SERVICES", 1_000);
-    let rounds = setting("BENCH_ROUNDS", 3);
+    let rounds = setting("BENCH_ROUNDS", 2);
     let mut tables = Vec::new();
     if wanted("requests") {
         let counts = [1, 10, 100, 1_000].map(|count: usize| count.min(most));
@@ -234,7 +234,7 @@ fn ms(time: Duration) -> Option<f64> {
 
 /// What an event of one service costs the host, beside others that do nothing.
 fn events(most: usize, rounds: usize) -> Table {
-    let all = setting("BENCH_EVENTS", 400_000);
+    let all = setting("BENCH_EVENTS", 200_000);
     let kafka = Kafka::for_measuring();
     let host = Host::builder().kafka(&kafka).ready();
     let mut table = Table::new("an event beside other services", "alone", &EVENTS);

@@ -45,20 +45,20 @@ struct Part {
 }
 
 const PARTS: [Part; 10] = [
-    part("stateless", 1_000_000, 3, |scale| {
+    part("stateless", 700_000, 3, |scale| {
         throughput::measure(scale, Form::Forward)
     }),
-    part("count", 1_000_000, 3, |scale| {
+    part("count", 700_000, 3, |scale| {
         throughput::measure(scale, Form::Count)
     }),
-    part("final", 1_000_000, 3, |scale| {
+    part("final", 700_000, 3, |scale| {
         throughput::measure(scale, Form::Tally)
     }),
     part("latency", 0, 3, |scale| vec![latency::measure(scale)]),
-    part("partitions", 500_000, 3, |scale| {
+    part("partitions", 300_000, 3, |scale| {
         vec![scaling::partitions(scale)]
     }),
-    part("rows", 100_000, 3, |scale| vec![rows::measure(scale)]),
+    part("rows", 60_000, 3, |scale| vec![rows::measure(scale)]),
     part("values", 200_000, 1, scaling::values),
     part("replay", 2_000_000, 1, |scale| vec![replay::measure(scale)]),
     part("restore", 500_000, 1, |scale| vec![restore::measure(scale)]),
@@ -105,7 +105,7 @@ impl Scale {
             events: setting("BENCH_EVENTS", part.events),
             keys: setting("BENCH_KEYS", 1_000),
             rows: setting("BENCH_ROWS", 1_000_000),
-            pings: setting("BENCH_PINGS", 400),
+            pings: setting("BENCH_PINGS", 300),
             rounds: setting("BENCH_ROUNDS", part.rounds),
             longest: Duration::from_secs(setting("BENCH_SECONDS", 30) as u64),
             systems: systems

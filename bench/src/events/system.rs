@@ -9,6 +9,7 @@ use tidemill_tests::{Component, Folder, Host, root, seed, target, unique};
 use super::CHANGELOG;
 use super::broker::Broker;
 use crate::bare::Delivery;
+use crate::perf::{Profile, profile};
 use crate::program::Program;
 
 /// What is done with an event.
@@ -206,6 +207,15 @@ impl Running {
     /// Its process's number.
     pub(super) fn id(&mut self) -> u32 {
         self.program.process().id()
+    }
+
+    /// Samples where its time goes, if that is asked for.
+    pub(super) fn profile(&mut self) -> Profile {
+        let system = match self.kind {
+            Kind::Tidemill(_) => "Tidemill",
+            Kind::Bare(_) | Kind::Streams(..) => "another",
+        };
+        profile(self.id(), system, "events")
     }
 
     /// Holds that it still runs.

@@ -157,6 +157,7 @@ impl Stretch {
             cpu: cpu(process),
             broker: cpu(broker.process),
         }];
+        let _profile = running.profile();
         let shown = hidden.show();
         loop {
             running.runs();

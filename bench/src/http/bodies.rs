@@ -24,8 +24,8 @@ pub(super) fn measure() -> Vec<Table> {
     let mut table = Table::new("Bodies both ways", "native hyper", &columns)
         .called("bodies")
         .over("B");
-    eprintln!("bodies: {} rounds of {:?} each", rounds(3), time());
-    for _ in 0..rounds(3) {
+    eprintln!("bodies: {} rounds of {:?} each", rounds(2), time());
+    for _ in 0..rounds(2) {
         for size in SIZES {
             let body: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
             let echo = Exchange::post("/echo", "application/octet-stream", &body, &body);

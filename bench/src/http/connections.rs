@@ -15,8 +15,8 @@ pub(super) fn measure() -> Vec<Table> {
     let mut table = Table::new("GET text over many connections", "native hyper", &columns)
         .called("connections")
         .over("connections");
-    eprintln!("connections: {} rounds of {:?} each", rounds(3), time());
-    for _ in 0..rounds(3) {
+    eprintln!("connections: {} rounds of {:?} each", rounds(2), time());
+    for _ in 0..rounds(2) {
         for connections in CONNECTIONS {
             for server in &mut servers.all {
                 let mut values = turn(server, &[hello()], connections);

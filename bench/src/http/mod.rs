@@ -111,6 +111,7 @@ fn alternate(
     eprintln!("{}: {rounds} rounds of {:?} each", table.title, time());
     for _ in 0..rounds {
         for server in &mut servers.all {
+            let _profile = server.profile(&table.title);
             let values = turn(server, exchanges, connections);
             table.add(&server.name, values);
         }

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body as _;
 
 use crate::http::connections::broken_off;
 use crate::problem::Problem;
@@ -29,15 +30,21 @@ pub(super) async fn read(State(bound): State<Bound>, request: Request, next: Nex
 }
 
 async fn collect(version: Version, body: Body, bound: Bound) -> Result<Bytes, Problem> {
-    let limited = Limited::new(body, bound.bytes);
-    match tokio::time::timeout(bound.time, limited.collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::new(
+    let too_large = || {
+        Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "request-too-large",
             "Content Too Large",
             format!("This resource takes at most {} bytes.", bound.bytes),
-        )),
+        )
+    };
+    if body.size_hint().lower() > bound.bytes as u64 {
+        return Err(too_large());
+    }
+    let limited = Limited::new(body, bound.bytes);
+    match tokio::time::timeout(bound.time, limited.collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => Err(broken_off(version).await),
         Err(_) => Err(Problem::slow_body(bound.time.as_secs())),
     }

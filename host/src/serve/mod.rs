@@ -114,7 +114,7 @@ pub fn run(args: Args) -> ExitCode {
 /// Threads that serve: one for each core. One alone could not do anything else
 /// while a handler computes.
 fn threads() -> usize {
-    std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2))
+    crate::revisions::cores().max(2)
 }
 
 async fn serve(config: Config) -> Result<(), ServeError> {

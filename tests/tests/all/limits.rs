@@ -260,6 +260,37 @@ fn only_so_many_instances_are_kept() {
 }
 
 #[test]
+fn an_instance_is_replaced_after_so_many_calls() {
+    let pair = Pair::start("reused", |manifest| manifest.limit("reuse", "3"));
+    let held = |expected: std::ops::Range<f64>| {
+        let has = memory(&pair.host, &pair.name);
+        assert!(expected.contains(&has), "{has}");
+    };
+    let call = |mode: &str| pair.host.http().get(&pair.target(mode)).expect(200);
+    let _ = call("hold?mib=20");
+    held(20e6..40e6);
+    let _ = (call("ok"), call("ok"));
+    held(0.0..8e6);
+    pair.both_serve();
+}
+
+#[test]
+fn a_component_that_is_too_large_is_413_before_it_is_sent() {
+    let host = Host::embedded([]);
+    let answer = host.admin().raw(
+        format!(
+            "POST /v1/services HTTP/1.1\r\nhost: {}\r\ncontent-type: application/wasm\r\n\
+             content-length: {}\r\nconnection: close\r\n\r\n",
+            host.admin().address(),
+            (256 << 20) + 1
+        )
+        .as_bytes(),
+    );
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    assert!(answer.contains("at most 268435456 bytes"), "{answer}");
+}
+
+#[test]
 fn sizes_beyond_their_limits_are_refused_and_counted() {
     let topic = unique("sizes");
     let pair = Pair::start("sizes", |manifest| {
