@@ -17,6 +17,7 @@ mod embedded;
 mod farewell;
 mod health;
 mod past;
+mod polled;
 mod properties;
 mod publisher;
 mod raw;

@@ -16,10 +16,11 @@ use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError as RdKafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext};
 use tokio::sync::Notify;
 
 use super::cluster::{Cluster, KafkaError, Quiet};
+use super::polled::Polled;
 use super::properties;
 use crate::effects::Message;
 
@@ -71,7 +72,7 @@ const OVERDUE_BYTES: usize = 8 << 20;
 
 /// A producer that all services of this host share.
 pub struct Publisher {
-    producer: Arc<ThreadedProducer<Context>>,
+    producer: Polled<Context>,
     overdue: Arc<Overdue>,
 }
 
@@ -110,6 +111,7 @@ impl Publisher {
         let producer = cluster
             .client(client, &own, context)
             .map_err(|error| KafkaError::Config(properties::refusal(&error)))?;
+        let producer = Polled::start(producer)?;
         Ok(Publisher { producer, overdue })
     }
 

@@ -15,7 +15,7 @@ use rdkafka::admin::AdminClient;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, StreamConsumer};
 use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::producer::{Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{TopicPartitionList, bindings};
 
@@ -177,7 +177,7 @@ impl<C: ConsumerContext> Native for StreamConsumer<C> {
     }
 }
 
-impl<C: ProducerContext + 'static> Native for ThreadedProducer<C> {
+impl<C: ProducerContext + 'static> Native for BaseProducer<C> {
     fn native(&self) -> *mut bindings::rd_kafka_t {
         self.client().native_ptr()
     }

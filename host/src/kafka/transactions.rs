@@ -13,13 +13,14 @@ use parking_lot::{Condvar, Mutex};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError as RdKafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message as _};
-use rdkafka::producer::{ProducerContext, ThreadedProducer};
+use rdkafka::producer::ProducerContext;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use tokio::sync::{mpsc, oneshot};
 
 use super::cluster::{Cluster, KafkaError, Quiet};
 use super::consumer::Source;
 use super::health::Health;
+use super::polled::Polled;
 use super::properties;
 use super::publisher::{Placed, PublishError, classify, record};
 use super::raw::{self, Call, Membership, TransactionError};
@@ -109,9 +110,10 @@ impl Transactor {
             ("message.max.bytes", "104857600"),
             ("topic.metadata.propagation.max.ms", "5000"),
         ];
-        let producer: Arc<ThreadedProducer<Context>> = cluster
+        let producer = cluster
             .client(&format!("{id}-transactions"), &own, context)
             .map_err(|error| KafkaError::Config(properties::refusal(&error)))?;
+        let producer = Polled::start(producer)?;
         let (batches, mut received) = mpsc::unbounded_channel::<(Batch, oneshot::Sender<_>)>();
         let ending = Arc::new(AtomicBool::new(false));
         let pace = Arc::new(Mutex::new(Pace::default()));
@@ -205,7 +207,7 @@ impl Drop for Transactor {
 
 /// The thread's side.
 struct Work {
-    producer: Arc<ThreadedProducer<Context>>,
+    producer: Polled<Context>,
     deliveries: Arc<Deliveries>,
     pace: Arc<Mutex<Pace>>,
     ending: Arc<AtomicBool>,
