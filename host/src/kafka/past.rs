@@ -94,7 +94,8 @@ impl Cluster {
             }
         }
         // To close it takes 100 ms, for which nobody has to wait.
-        std::thread::spawn(move || drop(records));
+        let closing = std::thread::Builder::new().name("tidemill-past".to_owned());
+        let _ = closing.spawn(move || drop(records));
         Ok(())
     }
 

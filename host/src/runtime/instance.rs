@@ -278,6 +278,10 @@ impl Instance {
     }
 }
 
+/// How often a call is interrupted before it counts as one that runs for long. One
+/// that does not is interrupted once or twice where the machine is busy.
+const LONG: u32 = 4;
+
 /// Has a guest that runs interrupted at every tick: then it is seen whether its
 /// time is up, others get their turn, and one that runs for longer than a slice
 /// needs a turn itself.
@@ -292,7 +296,7 @@ fn interrupt(store: &mut Store<Context>, component: &Component, held: Held) {
             return Err(OutOfTime.into());
         }
         context.slices = context.slices.saturating_add(1);
-        if context.slices == 1 {
+        if context.slices < LONG {
             return Ok(UpdateDeadline::Yield(1));
         }
         let next = held.next(turns.clone(), service.clone());

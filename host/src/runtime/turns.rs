@@ -29,6 +29,9 @@ use crate::invocation;
 const MANY: f64 = 2.0;
 /// How long a turn rests then.
 const REST: Duration = Duration::from_millis(4);
+/// A turn that was used for less need not rest: its call has ended or waits, and
+/// was long only because the machine had something else to do.
+const USED: Duration = Duration::from_micros(500);
 
 /// Who waits, in which order: services take turns, calls of one are served as
 /// they came.
@@ -157,18 +160,18 @@ impl Turn {
         }
     }
 
-    /// Whether many requests came meanwhile.
-    fn saw_many(&self) -> bool {
+    /// Whether it was used, and many requests came meanwhile.
+    fn has_to_rest(&self) -> bool {
         let (at, number) = self.began;
-        let came = invocation::last_number().saturating_sub(number);
-        let milliseconds = at.elapsed().as_secs_f64() * 1e3;
+        let (used, requests) = (at.elapsed(), invocation::last_number());
+        let came = requests.saturating_sub(number) as f64;
         let many = self.of.as_ref().map_or(f64::MAX, |turns| turns.many);
-        came as f64 > many * milliseconds
+        used >= USED && came > many * used.as_secs_f64() * 1e3
     }
 
     /// Gives it to the next one, soon.
     fn end(self) {
-        if self.saw_many() {
+        if self.has_to_rest() {
             tokio::spawn(async move {
                 tokio::time::sleep(REST).await;
                 drop(self);
@@ -313,14 +316,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_turn_rests_when_many_requests_came() {
+    async fn a_turn_that_was_used_rests_when_many_requests_came() {
+        let many_requests = || {
+            for _ in 0..100_000 {
+                invocation::next_number();
+            }
+        };
         let turns = Turns::new(1);
         let turn = turns.clone().take(name("a")).await;
+        many_requests();
         turn.unwrap().end();
         let turn = turns.clone().take(name("a")).await;
-        for _ in 0..100_000 {
-            invocation::next_number();
-        }
+        std::thread::sleep(USED);
+        many_requests();
         turn.unwrap().end();
         let mut next = Box::pin(turns.take(name("b")));
         assert!(futures_util::poll!(next.as_mut()).is_pending());
