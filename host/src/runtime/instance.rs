@@ -283,7 +283,7 @@ impl Instance {
 const LONG: u32 = 4;
 
 /// Has a guest that runs interrupted at every tick: then it is seen whether its
-/// time is up, others get their turn, and one that runs for longer than a slice
+/// time is up, others get their turn, and one that runs for several slices
 /// needs a turn itself.
 fn interrupt(store: &mut Store<Context>, component: &Component, held: Held) {
     let turns = component.turns.clone();

@@ -1,4 +1,4 @@
-//! Whose turn it is: calls that have run for longer than a slice share all cores
+//! Whose turn it is: calls that have run for some slices share all cores
 //! but one, and are kept off the threads that serve.
 //!
 //! A long call runs on a thread of its own, and only while it has a turn. It gives
