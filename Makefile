@@ -119,8 +119,6 @@ test: seeds guests venv h2spec ## run all tests, on the embedded broker and on a
 	@$(if $(TESTS),:,$(MAKE) monitoring)
 
 # Counts instructions, so other load does not matter: bench/guard/main.rs.
-GUARDED := plain answer forward
-
 .PHONY: guard guard-record
 guard: ## hold the instructions of a request and an event against what is recorded
 	@command -v valgrind >/dev/null 2>&1 \
@@ -133,7 +131,7 @@ guard-record: ## record how many instructions a request and an event take
 
 .PHONY: guard-check
 guard-check: build
-	@for service in $(GUARDED:%=bench/guests/%) handlers/user; do \
+	@for service in bench/guests/plain bench/guests/answer bench/guests/forward handlers/user; do \
 		$(TIDEMILL) build --profile guest $$service >/dev/null || exit 1; \
 	done
 	@$(CARGO) bench $(LOCKED) --workspace --bench guard -- $(GUARD)

@@ -219,7 +219,8 @@ impl Revisions {
     }
 }
 
-/// How many revisions are loaded at once.
+/// Cores that this process may use: so many serve, and so many revisions are loaded
+/// at once.
 pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from)
 }

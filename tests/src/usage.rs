@@ -7,7 +7,7 @@ use crate::wait::eventually;
 
 /// Open files that come and go by themselves: connections to the broker, some of
 /// which a host that has just begun does not have yet.
-const OTHERS: usize = 16;
+const OTHERS: usize = 12;
 
 /// What a host used at a time when no client had more than one connection.
 #[derive(Clone, Copy, Debug)]

@@ -27,6 +27,7 @@ use crate::http::listener;
 use crate::kafka::{Cluster, KafkaError};
 use crate::library::{Library, LibraryError};
 use crate::metrics::Metrics;
+use crate::revisions::cores;
 use crate::runtime::{Bounds, Compiler, LoadError, Runtime};
 use crate::state::{Store, StoreError};
 use crate::trace::{self, TraceError};
@@ -114,7 +115,7 @@ pub fn run(args: Args) -> ExitCode {
 /// Threads that serve: one for each core. One alone could not do anything else
 /// while a handler computes.
 fn threads() -> usize {
-    crate::revisions::cores().max(2)
+    cores().max(2)
 }
 
 async fn serve(config: Config) -> Result<(), ServeError> {
