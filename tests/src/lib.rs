@@ -54,5 +54,5 @@ pub use secured::{Door, Secured};
 pub use tokens::{TokenEndpoint, unsecured_token};
 pub use topics::{Record, Topics};
 pub use transaction::Transaction;
-pub use usage::Usage;
+pub use usage::{Usage, may_open};
 pub use wait::{Deadline, eventually, unique};

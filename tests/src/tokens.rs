@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -10,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use native_tls::{Identity, TlsAcceptor};
 
 /// The running endpoint. It ends with the tests.
 #[derive(Debug)]
@@ -35,8 +37,37 @@ impl TokenEndpoint {
     /// If there is no port.
     #[must_use]
     pub fn start(id: &str, secret: &str, lifetime: Duration) -> TokenEndpoint {
+        Self::serve("http", id, secret, lifetime, |shared, stream| {
+            let _ = shared.answer(stream);
+        })
+    }
+
+    /// The same over TLS, with the certificate and the key of a PEM file.
+    ///
+    /// # Panics
+    /// If there is no port, or no such file.
+    #[must_use]
+    pub fn start_tls(id: &str, secret: &str, lifetime: Duration, pem: &Path) -> TokenEndpoint {
+        let pem = std::fs::read(pem).unwrap();
+        let identity = Identity::from_pkcs8(&pem, &pem).unwrap();
+        let acceptor = TlsAcceptor::new(identity).unwrap();
+        Self::serve("https", id, secret, lifetime, move |shared, stream| {
+            // Who does not trust it ends the handshake.
+            if let Ok(stream) = acceptor.accept(stream) {
+                let _ = shared.answer(stream);
+            }
+        })
+    }
+
+    fn serve(
+        scheme: &str,
+        id: &str,
+        secret: &str,
+        lifetime: Duration,
+        answer: impl Fn(&Shared, TcpStream) + Send + 'static,
+    ) -> TokenEndpoint {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/token", listener.local_addr().unwrap());
+        let url = format!("{scheme}://{}/token", listener.local_addr().unwrap());
         let known = BASE64_STANDARD.encode(format!("{id}:{secret}"));
         let shared = Arc::new(Shared {
             known: format!("Basic {known}"),
@@ -48,7 +79,7 @@ impl TokenEndpoint {
         let serving = shared.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let _ = serving.answer(&stream);
+                answer(&serving, stream);
             }
         });
         TokenEndpoint { url, shared }
@@ -82,7 +113,7 @@ impl TokenEndpoint {
 }
 
 impl Shared {
-    fn answer(&self, mut stream: &TcpStream) -> std::io::Result<()> {
+    fn answer(&self, stream: impl Read + Write) -> std::io::Result<()> {
         let mut lines = BufReader::new(stream);
         let (mut known, mut length) = (false, 0);
         loop {
@@ -119,7 +150,7 @@ impl Shared {
             ),
         };
         write!(
-            stream,
+            lines.get_mut(),
             "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
              connection: close\r\n\r\n{body}",
             body.len()

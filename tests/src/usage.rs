@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::host::Host;
 use crate::wait::eventually;
 
@@ -41,4 +43,22 @@ impl Usage {
         let log = host.log();
         assert!(!log.contains("panicked"), "{log}");
     }
+}
+
+/// How many of a number of files this process may open, beside what other tests
+/// need.
+///
+/// # Panics
+/// If it cannot be allowed what it may have.
+#[must_use]
+pub fn may_open(wanted: usize) -> usize {
+    let most = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit {
+        current: most,
+        maximum: most,
+    };
+    setrlimit(Resource::Nofile, limit).unwrap();
+    most.map_or(wanted, |most| {
+        wanted.min(usize::try_from(most).unwrap() / 2)
+    })
 }

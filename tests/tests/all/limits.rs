@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tidemill_tests::{Client, Component, Host, Manifest, eventually, unique};
+use tidemill_tests::{Client, Component, Host, Manifest, eventually, may_open, unique};
 
 use crate::Pair;
 
@@ -193,6 +193,59 @@ fn bodies_of_all_requests_have_a_part_of_the_hosts_memory() {
     let answered = finished.iter().filter(|it| it.starts_with("HTTP/1.1 200"));
     assert!(answered.count() >= 20, "{finished:?}");
     assert_eq!(posted().status, 200);
+}
+
+#[test]
+fn more_instances_than_a_host_has_room_for_are_503_and_come_back() {
+    let pair = Pair::start("instances", |manifest| {
+        manifest
+            .limit("concurrency", "10000")
+            .limit("memory-total", "\"64 GiB\"")
+            .limit("time", "\"60s\"")
+    });
+    let request = format!(
+        "GET {} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+        pair.target("sleep?ms=10000")
+    );
+    let calls = may_open(2_100);
+    assert_eq!(calls, 2_100, "this process may not open enough files");
+    let sleeping: Vec<TcpStream> = (0..calls)
+        .map(|_| {
+            let mut stream = TcpStream::connect(pair.host.http().address()).unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let answers = sleeping.into_iter().map(|mut stream| {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    let (slept, refused): (Vec<String>, Vec<String>) =
+        answers.partition(|answer| answer.starts_with("HTTP/1.1 200"));
+    assert!(slept.len() >= 1900, "{} slept", slept.len());
+    assert!(refused.len() >= 50, "{} were refused", refused.len());
+    for answer in refused {
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        assert!(answer.contains("crowded"), "{answer}");
+        assert!(answer.contains("retry-after: "), "{answer}");
+    }
+    has_hit(&pair, "host-instances");
+    pair.both_serve();
+}
+
+#[test]
+fn random_bytes_and_handles_without_end_end_the_call_alone() {
+    let pair = Pair::start("greedy", |manifest| manifest);
+    for (most, more) in [
+        ("random?bytes=1048576", "random?bytes=1048577"),
+        // Each is a timer as well, which is another one.
+        ("handles?n=4900", "handles?n=5100"),
+    ] {
+        let _ = pair.host.http().get(&pair.target(most)).expect(200);
+        pair.host.http().get(&pair.target(more)).problem(500);
+        pair.both_serve();
+    }
 }
 
 #[test]

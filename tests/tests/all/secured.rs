@@ -125,6 +125,45 @@ fn everything_works_with_tokens_that_are_renewed() {
 }
 
 #[test]
+fn tokens_are_asked_for_over_tls_of_an_endpoint_that_is_trusted() {
+    let secured = Secured::shared();
+    let lifetime = Duration::from_secs(600);
+    let pem = secured.file("broker.pem");
+    let endpoint = TokenEndpoint::start_tls("tidemill", "token-secret", lifetime, &pem);
+    let properties = [
+        ("sasl.mechanisms", "OAUTHBEARER"),
+        ("sasl.oauthbearer.method", "oidc"),
+        ("sasl.oauthbearer.client.id", "tidemill"),
+        ("sasl.oauthbearer.client.secret", "token-secret"),
+        ("sasl.oauthbearer.token.endpoint.url", endpoint.url()),
+    ];
+    let ca = secured.file("ca.pem").display().to_string();
+    let named = [&properties[..], &[("https.ca.location", &ca)]].concat();
+    works("tls-tokens", || secured.host(Door::Sasl, &named));
+    // The system's certificates are where this says.
+    let system = [("SSL_CERT_FILE", &*ca)];
+    works("system-tokens", || {
+        secured.host(Door::Sasl, &properties).environment(&system)
+    });
+
+    let given = endpoint.given();
+    let other = secured.file("other-ca.pem").display().to_string();
+    let wrong = [&properties[..], &[("https.ca.location", &other)]].concat();
+    let host = secured.host(Door::Sasl, &wrong).start();
+    eventually("the host says what is wrong", || match not_ready(&host) {
+        Ok(why) if why.contains("no OAUTHBEARER token") => Ok(()),
+        other => Err(other),
+    });
+    assert!(host.log().contains("certificate"), "{}", host.log());
+    assert_eq!(
+        endpoint.given(),
+        given,
+        "the secret went to who is not trusted"
+    );
+    assert!(!host.log().contains("token-secret"), "{}", host.log());
+}
+
+#[test]
 fn a_token_comes_from_a_file_that_others_write() {
     let secured = Secured::shared();
     let file = secured.file("token");

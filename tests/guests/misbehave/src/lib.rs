@@ -110,6 +110,15 @@ impl Http for Misbehave {
                 std::thread::sleep(Duration::from_millis(number("ms")));
                 answer(200, "slept")
             }
+            "random" => {
+                let bytes = wasip2::random::random::get_random_bytes(number("bytes"));
+                answer(200, bytes.len().to_string())
+            }
+            "handles" => {
+                let handle = |_| wasip2::clocks::monotonic_clock::subscribe_duration(1);
+                let handles: Vec<_> = (0..number("n")).map(handle).collect();
+                answer(200, handles.len().to_string())
+            }
             "setting" => answer(200, store::get(text("key")).unwrap().unwrap_or_default()),
             "put" => match state::put(SEEN, b"from a request", b"") {
                 Ok(()) => answer(200, "written"),

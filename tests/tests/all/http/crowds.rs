@@ -6,24 +6,9 @@ use std::ops::Range;
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tidemill_tests::Usage;
+use tidemill_tests::{Usage, may_open};
 
 use crate::Pair;
-
-/// How many of a number of files this process may open, beside what others
-/// tests need.
-fn files(wanted: usize) -> usize {
-    let most = getrlimit(Resource::Nofile).maximum;
-    let limit = Rlimit {
-        current: most,
-        maximum: most,
-    };
-    setrlimit(Resource::Nofile, limit).unwrap();
-    most.map_or(wanted, |most| {
-        wanted.min(usize::try_from(most).unwrap() / 2)
-    })
-}
 
 /// Opens a connection for each number. Some are silent, some in the middle of
 /// something, some between requests.
@@ -47,7 +32,7 @@ fn ten_thousand_idle_connections_hold_up_nobody() {
     let mut pair = Pair::start("crowd", |manifest| manifest);
     pair.both_serve();
     let before = Usage::of(&mut pair.host);
-    let count = files(10_000);
+    let count = may_open(10_000);
     if count < 10_000 {
         eprintln!("only {count} connections: this process may not open more files");
     }
