@@ -340,7 +340,7 @@ impl dispatch::Source for Lane {
         View::NotGranted
     }
 
-    fn ran(&mut self, _: Event, ran: Result<Effects, Failure>) {
+    fn ran(&mut self, _: Event, ran: Result<Effects, Failure>, _: Instant) {
         assert_eq!(ran.unwrap().messages.len(), 1);
         self.run.fetch_add(1, Ordering::Relaxed);
     }

@@ -162,8 +162,8 @@ pub trait Source: Send {
     /// The state that they see.
     fn view(&self) -> View;
 
-    /// What became of an event.
-    fn ran(&mut self, event: Event, ran: Result<Effects, Failure>);
+    /// What became of an event, and when.
+    fn ran(&mut self, event: Event, ran: Result<Effects, Failure>, at: Instant);
 }
 
 /// Runs the event handler for an event, and then for those that the source has, for
@@ -191,7 +191,7 @@ pub async fn events(
     };
     if let Some(((event, attempt), view)) = left {
         let ran = self::event(service, revision, &event, attempt, view).await;
-        door.lock().source.ran(event, ran);
+        door.lock().source.ran(event, ran, Instant::now());
     }
 }
 
@@ -246,7 +246,7 @@ struct Running {
 }
 
 impl Feed for Door {
-    fn next(&mut self) -> Option<Given<'_>> {
+    fn next(&mut self, now: Instant) -> Option<Given<'_>> {
         if self.crowded {
             return None;
         }
@@ -263,7 +263,7 @@ impl Feed for Door {
         let running = self.runs.insert(Running {
             event,
             attempt,
-            started: Instant::now(),
+            started: now,
             process,
             invocation,
         });
@@ -274,7 +274,7 @@ impl Feed for Door {
         })
     }
 
-    fn ended(&mut self, ran: Result<Effects, Failure>, hits: Hits) {
+    fn ended(&mut self, ran: Result<Effects, Failure>, hits: Hits, now: Instant) {
         let Some(running) = self.runs.take() else {
             return;
         };
@@ -288,10 +288,10 @@ impl Feed for Door {
             self.first = Some((event, attempt));
             return;
         }
-        let took = running.started.elapsed();
+        let took = now.saturating_duration_since(running.started);
         count(&self.service, &self.revision, (&event, attempt), &ran, took);
         running.process.end(&mut ran);
-        self.source.ran(event, ran);
+        self.source.ran(event, ran, now);
     }
 }
 

@@ -47,7 +47,7 @@ pub use host::{Builder, Host};
 pub use http::{Client, Reply};
 pub use kafka::Kafka;
 pub use posting::Posted;
-pub use process::{Process, run};
+pub use process::{Process, builds_soon, run};
 pub use proxy::{Api, Fault, Network, Proxy};
 pub use rustix::process::Signal;
 pub use secured::{Door, Secured};

@@ -11,6 +11,7 @@ use std::{io, thread};
 
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
+use crate::folder::target;
 use crate::wait::Deadline;
 
 /// A running process, whose output goes to a file. It is killed when this is
@@ -118,6 +119,17 @@ pub fn run(command: &mut Command) -> (bool, String, String) {
         String::from_utf8_lossy(&output.stdout).into_owned(),
         String::from_utf8_lossy(&output.stderr).into_owned(),
     )
+}
+
+/// Has a new service built soon rather than well, its dependencies once for all tests
+/// and all their runs: without LTO and most optimisations, which take most of the
+/// time. The seeds are built as services are.
+pub fn builds_soon(command: &mut Command) -> &mut Command {
+    command
+        .env("CARGO_TARGET_DIR", target().join("new"))
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
 }
 
 type Order = (Command, Sender<io::Result<Child>>);

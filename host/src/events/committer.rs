@@ -1,7 +1,8 @@
 //! The committer of a service: makes effects durable, group after group.
 //!
 //! A group is what has been done when the one before it is committed: a slow
-//! broker makes larger groups, a fast one shorter waits.
+//! broker makes larger groups, a fast one shorter waits. Where very much is done it
+//! waits a little for more, since a larger group costs less for each event.
 //!
 //! Exactly once: published events, rows and offsets are one transaction. If it is
 //! aborted, the same effects go into the next, as long as the terms hold in which
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::group::{Done, Shard, Sum, refuse, sum, tell_committed};
-use super::line::Fate;
+use super::line::{self, Fate};
 use super::note::Note;
 use crate::effects::Message;
 use crate::kafka::{
@@ -33,6 +34,15 @@ use crate::trace;
 const MAX_EVENTS: usize = 20_000;
 /// … and this many bytes of effects, but for a single event.
 const MAX_BYTES: usize = 16 << 20;
+
+/// A group of this many events waits for more, until it has half of what a single
+/// lane may hold, which goes on meanwhile …
+const MUCH: usize = 2_000;
+const ENOUGH: usize = line::MAX_EVENTS / 2;
+/// … for so long, and while so many come from look to look.
+const GATHER: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(5);
+const COMING: usize = 500;
 
 /// How long to wait before trying again: at first, and at most.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -77,6 +87,7 @@ impl Committer {
                     tokio::time::sleep(rest).await;
                 }
             }
+            self.gather().await;
             let mut bytes = first.effects.size();
             let mut group = vec![first];
             while group.len() < MAX_EVENTS && bytes < MAX_BYTES {
@@ -92,6 +103,20 @@ impl Committer {
             }
         }
         Ok(())
+    }
+
+    /// Waits for more where much is done already and more is coming.
+    async fn gather(&self) {
+        let begun = Instant::now();
+        let mut seen = self.done.len();
+        while (MUCH..ENOUGH).contains(&seen) && begun.elapsed() < GATHER {
+            tokio::time::sleep(LOOK).await;
+            let there = self.done.len();
+            if there < seen + COMING {
+                return;
+            }
+            seen = there;
+        }
     }
 
     /// Only results of terms that hold are committed.

@@ -320,8 +320,8 @@ impl dispatch::Source for Reading {
         self.work.lock().view()
     }
 
-    fn ran(&mut self, event: Event, ran: Result<Effects, Failure>) {
-        self.work.lock().ran(event, ran, &self.revision);
+    fn ran(&mut self, event: Event, ran: Result<Effects, Failure>, at: std::time::Instant) {
+        self.work.lock().ran(event, ran, at, &self.revision);
     }
 }
 

@@ -59,7 +59,7 @@ pub(super) struct Failed {
 }
 
 /// A lane holds no more than this many events that are not committed.
-pub(super) const MAX_EVENTS: usize = 10_000;
+pub(super) const MAX_EVENTS: usize = 20_000;
 /// Nor more than this many bytes of them, but for a single event.
 pub(super) const MAX_BYTES: usize = 8 << 20;
 

@@ -89,7 +89,8 @@ impl Work {
                 self.tell_settled(false);
             }
             if dead_letter::is_for_another(&event, self.service.name()) {
-                self.hand_over(event, Effects::default(), Fate::Ran);
+                let now = std::time::Instant::now();
+                self.hand_over(event, Effects::default(), Fate::Ran, now);
                 continue;
             }
             let (revision, deployment) = self.service.for_partition(event.partition);
@@ -113,15 +114,27 @@ impl Work {
     }
 
     /// An event was run.
-    pub(super) fn ran(&mut self, event: Event, ran: Result<Effects, Failure>, revision: &Revision) {
+    pub(super) fn ran(
+        &mut self,
+        event: Event,
+        ran: Result<Effects, Failure>,
+        at: std::time::Instant,
+        revision: &Revision,
+    ) {
         match ran {
-            Ok(effects) => self.hand_over(event, effects, Fate::Ran),
+            Ok(effects) => self.hand_over(event, effects, Fate::Ran, at),
             Err(failure) => self.failed(event, &failure, revision),
         }
     }
 
     /// Hands what an event came to to the committer.
-    fn hand_over(&mut self, event: Event, mut effects: Effects, mut fate: Fate) {
+    fn hand_over(
+        &mut self,
+        event: Event,
+        mut effects: Effects,
+        mut fate: Fate,
+        ran_at: std::time::Instant,
+    ) {
         let source = (event.topic.clone(), event.partition);
         let offset = event.offset;
         let mut group_offset = offset + 1;
@@ -147,7 +160,7 @@ impl Work {
             group_offset,
             effects,
             fate,
-            ran_at: std::time::Instant::now(),
+            ran_at,
             deployment: self.deployment,
         });
     }
@@ -260,7 +273,7 @@ impl Work {
             messages: vec![letter],
             ..Effects::default()
         };
-        self.hand_over(event, effects, Fate::DeadLetter);
+        self.hand_over(event, effects, Fate::DeadLetter, std::time::Instant::now());
     }
 
     /// A dead letter was refused: its partition stops, and tries again from time

@@ -447,8 +447,8 @@ struct Pace {
 const REFUSED: Duration = Duration::from_millis(20);
 /// What a refusal adds.
 const MORE: Duration = Duration::from_millis(1);
-/// What a transaction without one takes off.
-const LESS: Duration = Duration::from_micros(50);
+/// What a transaction without one takes off: so that one in two hundred is refused.
+const LESS: Duration = Duration::from_micros(5);
 /// More than half of librdkafka's wait would gain nothing.
 const LONGEST: Duration = Duration::from_millis(10);
 
@@ -616,7 +616,7 @@ mod tests {
         }
         assert_eq!(pace.gap, Duration::from_millis(3));
         pace.committed(Some(Duration::from_millis(3)));
-        assert_eq!(pace.gap, Duration::from_micros(2950));
+        assert_eq!(pace.gap, Duration::from_micros(2995));
         for _ in 0..100 {
             pace.committed(Some(Duration::from_secs(1)));
         }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -115,14 +115,14 @@ impl Context {
         }
     }
 
-    /// An invocation begins, with so much time.
-    pub(super) fn begin(&mut self, view: View, identity: Identity, time: Duration) {
+    /// An invocation begins, and has to end by then.
+    pub(super) fn begin(&mut self, view: View, identity: Identity, deadline: Instant) {
         self.view = view;
         self.effects = Effects::default();
         *self.identity.lock() = identity;
         self.hits = Hits::default();
         self.memory.refused = None;
-        self.deadline = Instant::now() + time;
+        self.deadline = deadline;
         self.slices = 0;
         self.held.begin(self.deadline);
     }

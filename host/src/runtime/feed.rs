@@ -2,7 +2,7 @@
 //! (`wit/pulling.wit`). Each is an invocation of its own.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -19,10 +19,10 @@ use crate::state::View;
 pub trait Feed: Send {
     /// The next event, if there is one for this call. Asked when the one before has
     /// ended.
-    fn next(&mut self) -> Option<Given<'_>>;
+    fn next(&mut self, now: Instant) -> Option<Given<'_>>;
 
     /// The event that was given last has ended, and hit these limits.
-    fn ended(&mut self, ran: Result<Effects, Failure>, hits: Hits);
+    fn ended(&mut self, ran: Result<Effects, Failure>, hits: Hits, now: Instant);
 }
 
 /// An event for a guest.
@@ -49,14 +49,14 @@ pub(super) struct Pulling {
 
 impl Context {
     /// The event that runs has ended.
-    pub(super) fn pulled(&mut self, ran: Result<(), Failure>) {
+    pub(super) fn pulled(&mut self, ran: Result<(), Failure>, now: Instant) {
         self.view = View::NotGranted;
         let effects = std::mem::take(&mut self.effects);
         let hits = self.hits;
         if let Some(pulling) = &mut self.pulling
             && std::mem::take(&mut pulling.runs)
         {
-            pulling.feed.lock().ended(ran.map(|()| effects), hits);
+            pulling.feed.lock().ended(ran.map(|()| effects), hits, now);
         }
     }
 
@@ -83,7 +83,9 @@ impl event_source::Host for Context {
             Some(said) => self.told(said),
             None => Err(untold()),
         };
-        self.pulled(said);
+        // One event ends when the next begins: the clock is read once for both.
+        let now = Instant::now();
+        self.pulled(said, now);
         let pulling = self.pulling.as_mut()?;
         pulling.left = pulling.left.checked_sub(1)?;
         let (feed, time) = (pulling.feed.clone(), pulling.time);
@@ -92,11 +94,11 @@ impl event_source::Host for Context {
             event,
             attempt,
             view,
-        } = feed.next()?;
+        } = feed.next(now)?;
         pulling.taken += 1;
         pulling.runs = true;
         let identity = Identity::Event(event.topic.clone(), event.partition, event.offset);
-        self.begin(view, identity, time);
+        self.begin(view, identity, now + time);
         Some(of_event(event, attempt))
     }
 }

@@ -123,7 +123,8 @@ impl Instance {
     fn begin(&mut self, view: View, identity: Identity, time: Duration) {
         self.calls = self.calls.saturating_add(1);
         self.store.set_epoch_deadline(1);
-        self.store.data_mut().begin(view, identity, time);
+        let deadline = Instant::now() + time;
+        self.store.data_mut().begin(view, identity, deadline);
     }
 
     fn end(&mut self) -> Effects {
@@ -209,7 +210,7 @@ impl Instance {
         self.store.set_epoch_deadline(1);
         let context = self.store.data_mut();
         // Until it takes the first one.
-        context.begin(View::NotGranted, Identity::Start, time);
+        context.begin(View::NotGranted, Identity::Start, Instant::now() + time);
         context.pulling = Some(Pulling {
             feed,
             time,
@@ -228,10 +229,11 @@ impl Instance {
         let reusable = ended.is_ok();
         let context = self.store.data_mut();
         let taken = context.pulling.as_ref().map_or(0, |pulling| pulling.taken);
-        context.pulled(Err(match &ended {
+        let untold = match &ended {
             Ok(()) => untold(),
             Err(failure) => failure.clone(),
-        }));
+        };
+        context.pulled(Err(untold), Instant::now());
         context.pulling = None;
         self.calls = self.calls.saturating_add(taken);
         Pulled {

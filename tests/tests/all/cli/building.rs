@@ -6,23 +6,18 @@ use std::process::Command;
 use std::{env, fs};
 
 use serde_json::Value;
-use tidemill_tests::{Component, Host, Manifest, copy, run, target, tidemill};
+use tidemill_tests::{Component, Host, Manifest, builds_soon, copy, run, tidemill};
 
 use super::json;
 
-/// A service's project in a folder, built where others are built as well: what
-/// the repository has built need not be built again. Without LTO, which takes
-/// most of the time; the seeds are built with it.
+/// A service's project in a folder.
 struct Project(PathBuf);
 
 impl Project {
     fn run(&self, program: &Path, arguments: &[&str]) -> (bool, String, String) {
-        run(Command::new(program)
+        run(builds_soon(&mut Command::new(program))
             .args(arguments)
-            .current_dir(&self.0)
-            .env("CARGO_TARGET_DIR", target().join("new"))
-            .env("CARGO_PROFILE_RELEASE_LTO", "off")
-            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"))
+            .current_dir(&self.0))
     }
 
     /// Runs a program that has to succeed.

@@ -4,7 +4,9 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tidemill_tests::{Client, Folder, Host, Process, Signal, eventually, run, target, tidemill};
+use tidemill_tests::{
+    Client, Folder, Host, Process, Signal, builds_soon, eventually, run, tidemill,
+};
 
 /// A new project with a session on it.
 struct Session {
@@ -19,12 +21,10 @@ impl Session {
     /// Begins one, and waits until its first build serves.
     fn begin(project: &Path, log: &str, arguments: &[&str]) -> Session {
         let mut command = Command::new(tidemill());
-        command
+        builds_soon(&mut command)
             .arg("dev")
             .args(arguments)
-            .current_dir(project)
-            // Dependencies are built once for all runs of the tests.
-            .env("CARGO_TARGET_DIR", target().join("new"));
+            .current_dir(project);
         let log = project.with_file_name(log);
         let process = Process::start("tidemill dev", command, &log);
         let mut session = Session {
