@@ -78,6 +78,13 @@ impl Steps {
     }
 }
 
+/// A component that is in Kafka.
+struct Stored<'a> {
+    digest: &'a str,
+    bytes: &'a Bytes,
+    content: record::Content,
+}
+
 /// A change that is made: what is known before, and where it is.
 struct Made {
     before: Option<Deployment>,
@@ -161,33 +168,39 @@ impl Host {
         }
         let bytes = component.len();
         steps.say(|| api::Step::Storing { bytes });
-        self.revisions.keep(&revision, component.clone()).await?;
+        let digest = &*revision.digest;
+        let (kept, content) = tokio::join!(
+            self.revisions.keep(&revision, component.clone()),
+            self.registry.upload(name, digest, &component)
+        );
+        kept?;
+        let stored = Stored {
+            digest,
+            bytes: &component,
+            content: content?,
+        };
         let trial = trial::time(&manifest);
         let made = self
-            .change(
-                name,
-                Some((&revision.digest, &component)),
-                |before, content, stamp| {
-                    self.check_routes(&manifest)?;
-                    let content = content.unwrap_or_default();
-                    if !how.is_canary() {
-                        return Ok(record::deploy(
-                            before,
-                            &revision.digest,
-                            content,
-                            trial,
-                            stamp,
-                        ));
-                    }
-                    let share = api::Canary {
-                        revision: revision.digest.clone(),
-                        weight: how.weight.unwrap_or(0.0),
-                        sticky: how.sticky.clone(),
-                        partitions: how.partitions.clone(),
-                    };
-                    Ok(record::canary(name, before, share, content, stamp)?)
-                },
-            )
+            .change(name, Some(stored), |before, content, stamp| {
+                self.check_routes(&manifest)?;
+                let content = content.unwrap_or_default();
+                if !how.is_canary() {
+                    return Ok(record::deploy(
+                        before,
+                        &revision.digest,
+                        content,
+                        trial,
+                        stamp,
+                    ));
+                }
+                let share = api::Canary {
+                    revision: revision.digest.clone(),
+                    weight: how.weight.unwrap_or(0.0),
+                    sticky: how.sticky.clone(),
+                    partitions: how.partitions.clone(),
+                };
+                Ok(record::canary(name, before, share, content, stamp)?)
+            })
             .await?;
         tracing::info!(
             event = "deploy.done",
@@ -338,7 +351,7 @@ impl Host {
     async fn change(
         &self,
         name: &str,
-        content: Option<(&str, &Bytes)>,
+        mut stored: Option<Stored<'_>>,
         change: impl Fn(
             Option<&Deployment>,
             Option<record::Content>,
@@ -346,10 +359,7 @@ impl Host {
         ) -> Result<Deployment, DeployError>,
     ) -> Result<Made, DeployError> {
         for _ in 0..TRIES {
-            let content = match content {
-                Some((digest, bytes)) => Some(self.registry.upload(name, digest, bytes).await?),
-                None => None,
-            };
+            let content = stored.as_ref().map(|stored| stored.content.clone());
             let mut turn = self.registry.begin().await?;
             let before = self.registry.record(name);
             let stamp = self.registry.stamp();
@@ -360,6 +370,12 @@ impl Host {
                     next,
                     offset,
                 });
+            }
+            drop(turn);
+            // Who was faster may have dropped what nobody seemed to need.
+            if let Some(stored) = &mut stored {
+                let Stored { digest, bytes, .. } = *stored;
+                stored.content = self.registry.upload(name, digest, bytes).await?;
             }
         }
         Err(RegistryError::Crowded.into())
