@@ -132,6 +132,11 @@ pub(super) struct Done {
 }
 
 impl Done {
+    /// Whether another one is of the same lane and partition.
+    fn is_beside(&self, other: &Done) -> bool {
+        Arc::ptr_eq(&self.origin, &other.origin) && self.source == other.source
+    }
+
     /// Whether it may still be committed.
     pub(super) fn is_current(&self) -> bool {
         self.origin.owned.load(Ordering::Acquire) && self.origin.is_right(self.term, self.number)
@@ -181,8 +186,13 @@ pub(super) struct Sum {
 pub(super) fn sum(group: &[Done]) -> Sum {
     let mut sum = Sum::default();
     let mut lanes: BTreeMap<*const Origin, usize> = BTreeMap::new();
-    for done in group {
-        sum.offsets.insert(done.source.clone(), done.group_offset);
+    for (place, done) in group.iter().enumerate() {
+        // Lanes run several events at once: only the last of these says how far.
+        let next = group.get(place + 1);
+        let is_last = next.is_none_or(|next| !done.is_beside(next));
+        if is_last {
+            sum.offsets.insert(done.source.clone(), done.group_offset);
+        }
         sum.deployment = sum.deployment.max(done.deployment);
         let Some(shard) = &done.origin.shard else {
             continue;
@@ -198,9 +208,10 @@ pub(super) fn sum(group: &[Done]) -> Sum {
             let row = (shard.number(), row.clone());
             commit.rows.insert(row, value.clone());
         }
-        commit
-            .positions
-            .insert(done.source.clone(), done.offset + 1);
+        if is_last {
+            let position = done.offset + 1;
+            commit.positions.insert(done.source.clone(), position);
+        }
     }
     sum
 }

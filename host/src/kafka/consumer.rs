@@ -120,9 +120,7 @@ impl Consumer {
             ("topic.metadata.refresh.interval.ms", "30000"),
             // The default of 1,000 makes a full queue wait a second.
             ("fetch.queue.backoff.ms", "10"),
-            // There is one fetch at a time from a broker. One for partitions that are
-            // at their end holds up those that had enough when it was sent, and have
-            // worked it off by now: by default for half a second.
+            // A fetch of idle partitions holds up a busy one for as long (decision 0017).
             ("fetch.wait.max.ms", "100"),
             // By partition, since each has a queue of its own.
             ("queued.min.messages", "20000"),

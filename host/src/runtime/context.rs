@@ -231,8 +231,8 @@ impl state::Host for Context {
     }
 
     fn put(&mut self, table: String, key: Vec<u8>, value: Vec<u8>) -> Result<(), state::Error> {
-        let row = self.view.writable(&table, &key)?;
         let size = key.len() + value.len();
+        let row = self.view.writable(table, key)?;
         if size as u64 > self.grants.event {
             self.hits.note(Limit::Event);
             return Err(state::Error::Invalid(format!(
@@ -244,7 +244,7 @@ impl state::Host for Context {
     }
 
     fn delete(&mut self, table: String, key: Vec<u8>) -> Result<(), state::Error> {
-        let row = self.view.writable(&table, &key)?;
+        let row = self.view.writable(table, key)?;
         self.write(row, None)
     }
 

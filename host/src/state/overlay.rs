@@ -5,11 +5,68 @@
 //! values by the number of the invocation that wrote it, so that a commit can
 //! take away the oldest and a failure the newest.
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
 use crate::effects::RowKey;
+
+/// A row's name, wherever it is.
+pub(super) trait RowName {
+    fn table(&self) -> &str;
+    fn key(&self) -> &[u8];
+}
+
+impl RowName for RowKey {
+    fn table(&self) -> &str {
+        &self.0
+    }
+
+    fn key(&self) -> &[u8] {
+        &self.1
+    }
+}
+
+/// A name to look for: nothing of it has to be copied.
+pub(super) struct Named<'a>(pub(super) &'a str, pub(super) &'a [u8]);
+
+impl RowName for Named<'_> {
+    fn table(&self) -> &str {
+        self.0
+    }
+
+    fn key(&self) -> &[u8] {
+        self.1
+    }
+}
+
+impl<'a> Borrow<dyn RowName + 'a> for RowKey {
+    fn borrow(&self) -> &(dyn RowName + 'a) {
+        self
+    }
+}
+
+impl Ord for dyn RowName + '_ {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.table(), self.key()).cmp(&(other.table(), other.key()))
+    }
+}
+
+impl PartialOrd for dyn RowName + '_ {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for dyn RowName + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for dyn RowName + '_ {}
 
 /// Pending rows of one shard. Numbers grow from one invocation to the next.
 #[derive(Debug, Default)]
@@ -48,7 +105,8 @@ impl Overlay {
 
     /// The latest pending value of a row: `Some(None)` if it was deleted, none
     /// if nothing is pending.
-    pub fn get(&self, row: &RowKey) -> Option<Option<Bytes>> {
+    pub fn get(&self, table: &str, key: &[u8]) -> Option<Option<Bytes>> {
+        let row = &Named(table, key) as &dyn RowName;
         let (_, value) = self.rows.get(row)?.last()?;
         Some(value.clone())
     }
@@ -63,11 +121,6 @@ impl Overlay {
         range(&self.rows, table, start, end)
             .filter_map(|(key, values)| Some((key.clone(), values.last()?.1.clone())))
             .collect()
-    }
-
-    /// Whether nothing is pending.
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
     }
 }
 
@@ -105,8 +158,8 @@ mod tests {
         let mut overlay = Overlay::default();
         write(&mut overlay, 1, "a", Some("1"));
         write(&mut overlay, 2, "a", None);
-        assert_eq!(overlay.get(&key("a")), Some(None));
-        assert_eq!(overlay.get(&key("b")), None);
+        assert_eq!(overlay.get("t", b"a"), Some(None));
+        assert_eq!(overlay.get("t", b"b"), None);
     }
 
     #[test]
@@ -116,10 +169,10 @@ mod tests {
         write(&mut overlay, 1, "b", Some("1"));
         write(&mut overlay, 2, "a", Some("2"));
         overlay.committed(1);
-        assert_eq!(overlay.get(&key("a")), Some(Some("2".into())));
-        assert_eq!(overlay.get(&key("b")), None);
+        assert_eq!(overlay.get("t", b"a"), Some(Some("2".into())));
+        assert_eq!(overlay.get("t", b"b"), None);
         overlay.committed(2);
-        assert!(overlay.is_empty());
+        assert!(overlay.rows.is_empty());
     }
 
     #[test]
@@ -129,8 +182,8 @@ mod tests {
         write(&mut overlay, 2, "a", Some("2"));
         write(&mut overlay, 3, "b", Some("3"));
         overlay.take_back(2);
-        assert_eq!(overlay.get(&key("a")), Some(Some("1".into())));
-        assert_eq!(overlay.get(&key("b")), None);
+        assert_eq!(overlay.get("t", b"a"), Some(Some("1".into())));
+        assert_eq!(overlay.get("t", b"b"), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::overlay::{self, Overlay};
+use super::overlay::{self, Named, Overlay, RowName};
 use super::store::{StoreError, Tables};
 use crate::effects::RowKey;
 
@@ -98,13 +98,13 @@ pub type Written = BTreeMap<RowKey, Option<Bytes>>;
 
 impl View {
     /// Whether a row may be written, and which name it has.
-    pub fn writable(&self, table: &str, key: &[u8]) -> Result<RowKey, ViewError> {
+    pub fn writable(&self, table: String, key: Vec<u8>) -> Result<RowKey, ViewError> {
         match self {
             View::NotGranted => Err(ViewError::NotGranted),
             View::Restoring(_) | View::Shards(_) => Err(ViewError::ReadOnly),
             View::Shard { .. } => {
-                check(table, key)?;
-                Ok((table.to_owned(), Bytes::copy_from_slice(key)))
+                check(&table, &key)?;
+                Ok((table, key.into()))
             }
         }
     }
@@ -144,21 +144,7 @@ impl View {
                     found(shard, tables.get(shard, table, key)?);
                 }
             }
-            View::Shard {
-                tables,
-                shard,
-                pending,
-            } => {
-                let row = (table.to_owned(), Bytes::copy_from_slice(key));
-                let value = match written.get(&row) {
-                    Some(value) => value.clone(),
-                    None => match pending.lock().get(&row) {
-                        Some(value) => value,
-                        None => tables.get(*shard, table, key)?,
-                    },
-                };
-                found(*shard, value);
-            }
+            View::Shard { shard, .. } => found(*shard, self.get(written, table, key)?),
         }
         Ok(rows)
     }
@@ -170,6 +156,21 @@ impl View {
         table: &str,
         key: &[u8],
     ) -> Result<Option<Bytes>, ViewError> {
+        if let View::Shard {
+            tables,
+            shard,
+            pending,
+        } = self
+        {
+            check(table, key)?;
+            if let Some(value) = written.get(&Named(table, key) as &dyn RowName) {
+                return Ok(value.clone());
+            }
+            return match pending.lock().get(table, key) {
+                Some(value) => Ok(value),
+                None => Ok(tables.get(*shard, table, key)?),
+            };
+        }
         let mut rows = self.get_all(written, table, key)?;
         match rows.len() {
             0 | 1 => Ok(rows.pop().map(|row| row.value)),
@@ -404,7 +405,10 @@ mod tests {
         ));
         assert_eq!(view.get_all(&none, "t", b"b").unwrap().len(), 2);
         assert_eq!(view.get(&none, "t", b"a").unwrap(), Some(text("2")));
-        assert!(matches!(view.writable("t", b"a"), Err(ViewError::ReadOnly)));
+        assert!(matches!(
+            view.writable("t".into(), b"a".to_vec()),
+            Err(ViewError::ReadOnly)
+        ));
     }
 
     #[test]
