@@ -55,10 +55,10 @@ const PARTS: [Part; 10] = [
         throughput::measure(scale, Form::Tally)
     }),
     part("latency", 0, 3, |scale| vec![latency::measure(scale)]),
-    part("partitions", 300_000, 3, |scale| {
+    part("partitions", 300_000, 2, |scale| {
         vec![scaling::partitions(scale)]
     }),
-    part("rows", 60_000, 3, |scale| vec![rows::measure(scale)]),
+    part("rows", 60_000, 2, |scale| vec![rows::measure(scale)]),
     part("values", 200_000, 1, scaling::values),
     part("replay", 2_000_000, 1, |scale| vec![replay::measure(scale)]),
     part("restore", 500_000, 1, |scale| vec![restore::measure(scale)]),
