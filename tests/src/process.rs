@@ -9,7 +9,9 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 use std::{io, thread};
 
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::process::{
+    Pid, Signal, kill_process, kill_process_group, set_parent_process_death_signal,
+};
 
 use crate::folder::target;
 use crate::wait::Deadline;
@@ -57,16 +59,22 @@ impl Process {
         self.child.try_wait().unwrap()
     }
 
-    /// Sends SIGKILL and waits for the end.
+    /// Sends SIGKILL, also to the processes that it has started, and waits for the
+    /// end.
     pub fn kill(&mut self) {
-        let _ = self.child.kill();
+        if self.ended().is_none() {
+            let _ = kill_process_group(self.pid(), Signal::KILL);
+        }
         let _ = self.child.wait();
     }
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        let id = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
-        kill_process(id, signal).unwrap();
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap()
     }
 
     /// Waits for the end.
@@ -142,6 +150,8 @@ fn spawn(command: Command) -> io::Result<Child> {
         let (sender, orders) = channel::<Order>();
         thread::spawn(move || {
             for (mut command, answer) in orders {
+                // What it starts itself is of its group.
+                command.process_group(0);
                 // SAFETY: prctl is async-signal-safe, and nothing else is called
                 // between fork and exec.
                 #[allow(unsafe_code, reason = "there is no safe way to it")]
