@@ -42,16 +42,17 @@ impl Proposal {
     }
 
     /// What it needs, and what makes it fast. Rust's library asks for `-Scli`.
-    fn flags(self) -> &'static [&'static str] {
-        match self {
-            Self::P2 => &["-Scli", "-Opooling-allocator"],
-            Self::P3 => &[
-                "-Scli",
-                "-Sp3",
-                "-Wcomponent-model-async",
-                "-Opooling-allocator",
-            ],
+    fn flags(self) -> Vec<&'static str> {
+        let mut flags = vec![
+            "-Scli",
+            "-Opooling-allocator",
+            "-Opooling-pagemap-scan=auto",
+            "-Opooling-memory-keep-resident=524288",
+        ];
+        if let Self::P3 = self {
+            flags.extend(["-Sp3", "-Wcomponent-model-async"]);
         }
+        flags
     }
 }
 
