@@ -14,7 +14,7 @@ use bytes::Bytes;
 use crate::effects::RowKey;
 
 /// A row's name, wherever it is.
-pub(super) trait RowName {
+trait RowName {
     fn table(&self) -> &str;
     fn key(&self) -> &[u8];
 }
@@ -30,7 +30,7 @@ impl RowName for RowKey {
 }
 
 /// A name to look for: nothing of it has to be copied.
-pub(super) struct Named<'a>(pub(super) &'a str, pub(super) &'a [u8]);
+struct Named<'a>(&'a str, &'a [u8]);
 
 impl RowName for Named<'_> {
     fn table(&self) -> &str {
@@ -106,8 +106,7 @@ impl Overlay {
     /// The latest pending value of a row: `Some(None)` if it was deleted, none
     /// if nothing is pending.
     pub fn get(&self, table: &str, key: &[u8]) -> Option<Option<Bytes>> {
-        let row = &Named(table, key) as &dyn RowName;
-        let (_, value) = self.rows.get(row)?.last()?;
+        let (_, value) = get(&self.rows, table, key)?.last()?;
         Some(value.clone())
     }
 
@@ -122,6 +121,11 @@ impl Overlay {
             .filter_map(|(key, values)| Some((key.clone(), values.last()?.1.clone())))
             .collect()
     }
+}
+
+/// The entry of a row.
+pub(super) fn get<'a, V>(rows: &'a BTreeMap<RowKey, V>, table: &str, key: &[u8]) -> Option<&'a V> {
+    rows.get(&Named(table, key) as &dyn RowName)
 }
 
 /// The entries of a table whose keys are in a range.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::overlay::{self, Named, Overlay, RowName};
+use super::overlay::{self, Overlay};
 use super::store::{StoreError, Tables};
 use crate::effects::RowKey;
 
@@ -163,7 +163,7 @@ impl View {
         } = self
         {
             check(table, key)?;
-            if let Some(value) = written.get(&Named(table, key) as &dyn RowName) {
+            if let Some(value) = overlay::get(written, table, key) {
                 return Ok(value.clone());
             }
             return match pending.lock().get(table, key) {
