@@ -65,8 +65,11 @@ fn memory(host: &mut Host, which: &str) -> u64 {
 /// Now, a moment after the beginning of time, and far in the future, in ms.
 const TIMES: [i64; 4] = [0, 1, 4_102_444_800_000, 253_402_300_800_000];
 
-/// Any time may be written to a topic.
-const ANY_TIME: [(&str, &str); 1] = [("message.timestamp.after.max.ms", "9223372036854775807")];
+/// What a topic needs to take events of any time, and to keep those of 1970.
+const ANY_TIME: [(&str, &str); 2] = [
+    ("message.timestamp.after.max.ms", "9223372036854775807"),
+    ("retention.ms", "-1"),
+];
 
 #[test]
 fn compressed_events_of_any_time_among_aborted_ones_are_counted_once() {
