@@ -156,7 +156,7 @@ monitoring: ## hold metrics, alerts and dashboard against a real Prometheus
 .PHONY: chaos
 chaos: guests build ## hold exactly-once for long, while hosts, brokers and networks die or change: minutes
 	@kafka/kafka fetch
-	@TIDEMILL_CHAOS=long $(CARGO) test --release $(LOCKED) -p tidemill-tests --test all -- exactly_once trouble deployments --include-ignored --nocapture
+	@TIDEMILL_CHAOS=long $(CARGO) test --release $(LOCKED) --workspace --test all -- exactly_once trouble deployments --include-ignored --nocapture
 
 # make soak SOAK=1200: seconds
 SOAK ?= 1200
@@ -164,7 +164,7 @@ SOAK ?= 1200
 .PHONY: soak
 soak: guests build ## hold that nothing leaks under load and faults: half an hour
 	@kafka/kafka fetch
-	@TIDEMILL_SOAK=$(SOAK) $(CARGO) test --release $(LOCKED) -p tidemill-tests --test all -- soak:: --nocapture
+	@TIDEMILL_SOAK=$(SOAK) $(CARGO) test --release $(LOCKED) --workspace --test all -- soak:: --nocapture
 	@echo "samples and their plot: $(TARGET)/soak.csv, $(TARGET)/soak.svg"
 
 # make fuzz FUZZ_SECONDS=600
