@@ -14,7 +14,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 TIDEMILL := $(TARGET)/release/tidemill
 COMPONENTS := $(TARGET)/tidemill
 SEEDS := user order event
-GUESTS := misbehave count
+GUESTS := misbehave count echo
 WASM := wasm32-wasip2
 CARGO := cargo
 # In CI a Cargo.lock that is not up to date is an error; elsewhere it is mended.
@@ -87,7 +87,7 @@ seeds: build ## build the seed services to target/tidemill
 # These are as cargo builds them, without what `tidemill build` adds. In a folder
 # of their own, since its flags are others: they would be built again each time.
 .PHONY: guests
-guests: $(TARGET)/.toolchain ## build the misbehaving components of the tests
+guests: $(TARGET)/.toolchain ## build the components of the tests
 	@$(CARGO) build $(LOCKED) --profile guest --target $(WASM) --target-dir $(TARGET)/guests \
 		$(GUESTS:%=-p tidemill-guest-%)
 	@mkdir -p $(COMPONENTS)/guests

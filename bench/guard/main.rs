@@ -336,6 +336,10 @@ impl dispatch::Source for Lane {
         Some((event(self.left), 1))
     }
 
+    fn ahead(&self, see: &mut dyn FnMut(&Event, u32) -> bool) {
+        (0..self.left).rev().all(|left| see(&event(left), 1));
+    }
+
     fn view(&self) -> View {
         View::NotGranted
     }

@@ -159,6 +159,9 @@ pub trait Source: Send {
     /// to run one now.
     fn next(&mut self) -> Option<(Event, u32)>;
 
+    /// Shows the events that will be next, as long as `see` says to go on.
+    fn ahead(&self, see: &mut dyn FnMut(&Event, u32) -> bool);
+
     /// The state that they see.
     fn view(&self) -> View;
 
@@ -272,6 +275,13 @@ impl Feed for Door {
             attempt,
             view,
         })
+    }
+
+    fn ahead(&self, see: &mut dyn FnMut(&Event, u32) -> bool) {
+        // Somebody waits: this one is the last.
+        if !self.revision.slots.are_wanted() {
+            self.source.ahead(see);
+        }
     }
 
     fn ended(&mut self, ran: Result<Effects, Failure>, hits: Hits, now: Instant) {

@@ -40,6 +40,16 @@ impl Component {
         Component::read("guests/count.wasm").with(&manifest.toml())
     }
 
+    /// The component that publishes each event as it came (`tests/guests/echo`), as
+    /// the service that a manifest describes.
+    ///
+    /// # Panics
+    /// If it was not built.
+    #[must_use]
+    pub fn echo(manifest: &Manifest) -> Component {
+        Component::read("guests/echo.wasm").with(&manifest.toml())
+    }
+
     /// A component, or a core module, from WebAssembly's text format.
     ///
     /// # Panics

@@ -316,6 +316,10 @@ impl dispatch::Source for Reading {
         None
     }
 
+    fn ahead(&self, see: &mut dyn FnMut(&Event, u32) -> bool) {
+        self.work.lock().ahead(see);
+    }
+
     fn view(&self) -> View {
         self.work.lock().view()
     }

@@ -84,6 +84,11 @@ impl Line {
         self.again.pop_front()
     }
 
+    /// The events that are to run, in order.
+    pub(super) fn ahead(&self) -> impl Iterator<Item = &Event> {
+        self.again.iter()
+    }
+
     /// An event was read, and is to run behind those that were before it.
     pub(super) fn later(&mut self, event: Event) {
         self.again.push_back(event);

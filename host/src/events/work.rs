@@ -101,6 +101,17 @@ impl Work {
         None
     }
 
+    /// Shows the events behind the next one, as long as `see` says to go on.
+    pub(super) fn ahead(&self, see: &mut dyn FnMut(&Event, u32) -> bool) {
+        let service = self.service.name();
+        let runs = |event: &&Event| !dead_letter::is_for_another(event, service);
+        for event in self.line.ahead().take_while(runs) {
+            if !see(event, self.line.attempt(event)) {
+                return;
+            }
+        }
+    }
+
     /// The state that its events see.
     pub(super) fn view(&self) -> View {
         match &self.origin.shard {

@@ -1,7 +1,7 @@
 //! What an instance carries: its WASI world, its limits, and the invocation
 //! that runs in it. The host functions of `publisher` and `state` are here.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -33,7 +33,7 @@ const RANDOM: u64 = 1 << 20;
 
 /// What the manifest grants, ready to be asked on the hot path.
 pub(super) struct Grants {
-    publish: HashMap<String, Arc<str>>,
+    publish: BTreeSet<Arc<str>>,
     event: u64,
     effects: usize,
     effects_size: u64,
@@ -47,9 +47,7 @@ impl Grants {
     pub(super) fn of(manifest: &Manifest) -> Grants {
         let topics = manifest.grants.publish.iter();
         Grants {
-            publish: topics
-                .map(|topic| (topic.clone(), Arc::from(topic.as_str())))
-                .collect(),
+            publish: topics.map(|topic| topic.as_str().into()).collect(),
             event: manifest.limits.event,
             effects: manifest.limits.effects as usize,
             effects_size: manifest.limits.effects_size,
@@ -178,7 +176,7 @@ impl types::Host for Context {}
 
 impl publisher::Host for Context {
     fn publish(&mut self, message: publisher::Message) -> Result<(), publisher::Error> {
-        let Some(topic) = self.grants.publish.get(&message.topic).cloned() else {
+        let Some(topic) = self.grants.publish.get(&*message.topic).cloned() else {
             return Err(publisher::Error::NotGranted(format!(
                 "the manifest does not grant publishing to {:?}: add it to `publish` under [grants]",
                 message.topic

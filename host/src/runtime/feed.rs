@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::batch::{Hand, Packing};
 use super::bindings::events as wit;
 use super::bindings::imports::tidemill::service::event_source;
 use super::context::Context;
@@ -20,6 +21,11 @@ pub trait Feed: Send {
     /// The next event, if there is one for this call. Asked when the one before has
     /// ended.
     fn next(&mut self, now: Instant) -> Option<Given<'_>>;
+
+    /// Shows the events that will be next, and which attempts at them these are, as
+    /// long as `see` says to go on. Whether they are to run is said when it is their
+    /// turn.
+    fn ahead(&self, see: &mut dyn FnMut(&Event, u32) -> bool);
 
     /// The event that was given last has ended, and hit these limits.
     fn ended(&mut self, ran: Result<Effects, Failure>, hits: Hits, now: Instant);
@@ -45,6 +51,8 @@ pub(super) struct Pulling {
     pub(super) taken: u32,
     /// Whether one is running.
     pub(super) runs: bool,
+    /// What the guest has already.
+    pub(super) hand: Hand,
 }
 
 impl Context {
@@ -76,9 +84,11 @@ impl Context {
 }
 
 impl event_source::Host for Context {
-    fn next(&mut self, outcome: Option<Result<(), wit::Failure>>) -> Option<wit::Event> {
+    fn next(&mut self, outcome: Option<Result<(), wit::Failure>>) -> event_source::Turn {
         // Elsewhere than in `run` there is nothing to end.
-        self.pulling.as_ref()?;
+        if self.pulling.is_none() {
+            return event_source::Turn::End;
+        }
         let said = match outcome {
             Some(said) => self.told(said),
             None => Err(untold()),
@@ -86,6 +96,13 @@ impl event_source::Host for Context {
         // One event ends when the next begins: the clock is read once for both.
         let now = Instant::now();
         self.pulled(said, now);
+        self.take(now).unwrap_or(event_source::Turn::End)
+    }
+}
+
+impl Context {
+    /// Begins the next event, if there is one.
+    fn take(&mut self, now: Instant) -> Option<event_source::Turn> {
         let pulling = self.pulling.as_mut()?;
         pulling.left = pulling.left.checked_sub(1)?;
         let (feed, time) = (pulling.feed.clone(), pulling.time);
@@ -98,8 +115,20 @@ impl event_source::Host for Context {
         pulling.taken += 1;
         pulling.runs = true;
         let identity = Identity::Event(event.topic.clone(), event.partition, event.offset);
+        let turn = if pulling.hand.begins(event) {
+            event_source::Turn::Next
+        } else {
+            let mut packing = Packing::new(event, attempt, pulling.left.saturating_add(1));
+            // One that has failed is alone, lest others make it fail again.
+            if attempt == 1 {
+                feed.ahead(&mut |event, attempt| attempt == 1 && packing.add(event, attempt));
+            }
+            let (batch, hand) = packing.done();
+            pulling.hand = hand;
+            event_source::Turn::Batch(batch)
+        };
         self.begin(view, identity, now + time);
-        Some(of_event(event, attempt))
+        Some(turn)
     }
 }
 

@@ -17,6 +17,7 @@ use wasmtime::component::{
 };
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 
+use super::batch::Hand;
 use super::bindings::events as events_wit;
 use super::bindings::http::exports::tidemill::service::http as http_wit;
 use super::component::{Component, Exports};
@@ -217,6 +218,7 @@ impl Instance {
             left,
             taken: 0,
             runs: false,
+            hand: Hand::default(),
         });
         let called = match &self.run {
             Some(run) => {

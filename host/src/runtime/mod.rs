@@ -4,6 +4,7 @@
 //! listeners, Kafka or deployments: it gets bytes and a manifest, and gives a
 //! checked [`Component`] whose instances run one invocation at a time.
 
+mod batch;
 mod bindings;
 mod cache;
 mod compiler;

@@ -2,10 +2,12 @@
 //! users write, and back.
 
 use super::RawEvent;
+use super::batch::Unpacking;
 use super::bindings::{events, http};
 use crate::event::{Failure, Topics};
 use crate::service::{self, Routes};
-use events::tidemill::service::{event_source, types as event};
+use events::tidemill::service::event_source::{self, Turn};
+use events::tidemill::service::types as event;
 use http::exports::tidemill::service::http as wire;
 
 /// Answers one request.
@@ -29,8 +31,16 @@ pub async fn answer(routes: &Routes, request: wire::Request) -> wire::Response {
 /// Handles events for as long as there are some.
 pub async fn pull(topics: &Topics) {
     let mut outcome: Option<Result<(), event::Failure>> = None;
-    while let Some(event) = event_source::next(outcome.as_ref().map(plain)) {
-        outcome = Some(consume(topics, event).await);
+    let mut batch = Unpacking::default();
+    loop {
+        match event_source::next(outcome.as_ref().map(plain)) {
+            Turn::End => return,
+            Turn::Next => {}
+            Turn::Batch(next) => batch = Unpacking::new(next),
+        }
+        // The host does not begin an event that it has not given.
+        let Some(event) = batch.next() else { return };
+        outcome = Some(handle(topics, event).await);
     }
 }
 
@@ -43,7 +53,7 @@ fn plain(outcome: &Result<(), event::Failure>) -> Result<(), &event::Failure> {
 
 /// Handles one event.
 pub async fn consume(topics: &Topics, event: event::Event) -> Result<(), event::Failure> {
-    crate::logging::start();
+    let headers = event.headers.into_iter();
     let event = RawEvent {
         topic: event.topic,
         partition: event.partition,
@@ -51,13 +61,14 @@ pub async fn consume(topics: &Topics, event: event::Event) -> Result<(), event::
         timestamp: event.timestamp,
         key: event.key,
         value: event.value,
-        headers: event
-            .headers
-            .into_iter()
-            .map(|header| (header.name, header.value))
-            .collect(),
+        headers: headers.map(|header| (header.name, header.value)).collect(),
         attempt: event.attempt,
     };
+    handle(topics, event).await
+}
+
+async fn handle(topics: &Topics, event: RawEvent) -> Result<(), event::Failure> {
+    crate::logging::start();
     topics.handle(event).await.map_err(|failure| match failure {
         Failure::Retry(why) => event::Failure::Retry(why),
         Failure::RetryAfter(reason, pause) => event::Failure::RetryAfter(event::Later {

@@ -3,6 +3,8 @@
 //! they are the double that [`crate::test`] drives.
 
 #[cfg(target_arch = "wasm32")]
+mod batch;
+#[cfg(target_arch = "wasm32")]
 pub mod bindings;
 #[cfg(target_arch = "wasm32")]
 pub(crate) mod calls;

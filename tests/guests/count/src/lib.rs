@@ -16,9 +16,10 @@ use bindings::exports::tidemill::service::describe::Guest as Describe;
 use bindings::exports::tidemill::service::event_loop::Guest as EventLoop;
 use bindings::exports::tidemill::service::events::{Event, Failure, Guest as Events};
 use bindings::exports::tidemill::service::http::{Guest as Http, Request, Response};
-use bindings::tidemill::service::event_source;
+use bindings::tidemill::service::event_source::{self, Batch, PackedEvent, Turn};
 use bindings::tidemill::service::publisher::{self, Message};
 use bindings::tidemill::service::state::{self, Range};
+use bindings::tidemill::service::types::Header;
 use bindings::wasi::config::store;
 
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
@@ -53,10 +54,46 @@ impl Describe for Count {
 impl EventLoop for Count {
     async fn run() {
         let mut outcome: Option<Result<(), Failure>> = None;
-        while let Some(event) = event_source::next(outcome.as_ref().map(plain)) {
+        let mut events = Vec::new().into_iter();
+        loop {
+            match event_source::next(outcome.as_ref().map(plain)) {
+                Turn::End => return,
+                Turn::Next => {}
+                Turn::Batch(batch) => events = unpacked(batch).into_iter(),
+            }
+            let event = events.next().expect("what begins was given");
             outcome = Some(<Count as Events>::handle(event).await);
         }
     }
+}
+
+fn unpacked(batch: Batch) -> Vec<Event> {
+    let mut bytes = &batch.bytes[..];
+    let mut part = |length: u32| {
+        bytes
+            .split_off(..length as usize)
+            .expect("it is there")
+            .to_vec()
+    };
+    let mut headers = batch.headers.into_iter();
+    let event = |event: PackedEvent| Event {
+        topic: batch.topic.clone(),
+        partition: batch.partition,
+        offset: event.offset,
+        timestamp: event.timestamp,
+        key: event.key.map(&mut part),
+        value: event.value.map(&mut part),
+        headers: headers
+            .by_ref()
+            .take(event.headers as usize)
+            .map(|header| Header {
+                name: String::from_utf8(part(header.name)).expect("a name is UTF-8"),
+                value: header.value.map(&mut part),
+            })
+            .collect(),
+        attempt: event.attempt,
+    };
+    batch.events.into_iter().map(event).collect()
 }
 
 fn plain(outcome: &Result<(), Failure>) -> Result<(), &Failure> {
@@ -113,7 +150,7 @@ impl Http for Count {
             ("POST", Some("next"), _) => {
                 let added = add(&text(&request.body));
                 let next = event_source::next(None);
-                added.map(|()| format!("an event: {}", next.is_some()))
+                added.map(|()| format!("an event: {}", !matches!(next, Turn::End)))
             }
             ("POST", ..) => add(&text(&request.body)).map(|()| String::new()),
             (_, Some("key"), Some(key)) => row(key),

@@ -1,7 +1,7 @@
 //! Events that a component takes one after another within one call: what holds for
 //! a call holds for each of them.
 
-use tidemill_tests::{Counting, Kafka, eventually};
+use tidemill_tests::{Component, Counting, Host, Kafka, Manifest, eventually, unique};
 
 #[test]
 fn each_event_of_a_call_has_all_its_time_and_counts_as_soon_as_it_is_done() {
@@ -95,4 +95,72 @@ fn there_is_no_event_in_a_request_and_nothing_is_lost_by_asking() {
     let there = counting.topics().read(&counting.input);
     assert_eq!(there.len(), 1, "{there:?}");
     counting.is_exact([&host]);
+}
+
+#[test]
+fn events_reach_a_handler_as_they_came_several_in_a_call_or_one() {
+    let kafka = Kafka::shared();
+    let topics = kafka.topics();
+    for reuse in ["1", "1000"] {
+        let name = unique("echo");
+        let out = format!("{name}-out");
+        topics.create(&name, 1);
+        topics.create(&out, 1);
+        let mut expected = Vec::new();
+        let mut write =
+            |key: Option<&[u8]>, value: Option<&[u8]>, headers: &[_]| {
+                let offset = topics.write(&name, 0, key, value, headers);
+                let from = format!("{name}/0@{offset}").into_bytes();
+                let mut seen = vec![("from".to_owned(), Some(from))];
+                seen.extend(headers.iter().map(
+                    |(name, value): &(&str, Option<&[u8]>)| match value {
+                        Some(value) => ((*name).to_owned(), Some(value.to_vec())),
+                        None => (format!("{name} is null"), Some(Vec::new())),
+                    },
+                ));
+                expected.push((key.map(<[u8]>::to_vec), value.map(<[u8]>::to_vec), seen));
+            };
+        let large = vec![b'x'; 200_000];
+        let twice: [(&str, Option<&[u8]>); 4] = [
+            ("twice", Some(b"a")),
+            ("null", None),
+            ("twice", Some(b"")),
+            ("\u{e9}", Some(&large[..1000])),
+        ];
+        write(Some(b"key"), Some(b"value"), &twice);
+        write(None, None, &[]);
+        write(Some(b"\xff\x00"), None, &twice[1..2]);
+        write(None, Some(b""), &[]);
+        write(Some(b""), Some(&large), &twice);
+        for number in 0..70_usize {
+            write(
+                Some(&large[..number]),
+                Some(&large[..7 * number]),
+                &twice[..number % 5],
+            );
+        }
+        let manifest = Manifest::new(&name)
+            .setting("in", &name)
+            .setting("out", &out)
+            .publish(&out)
+            .limit("reuse", reuse);
+        let _host = Host::builder()
+            .kafka(kafka)
+            .deploy([Component::echo(&manifest)])
+            .ready();
+        let there = eventually("all have gone through", || {
+            let there = topics.read(&out);
+            if there.len() >= expected.len() {
+                Ok(there)
+            } else {
+                Err(there.len())
+            }
+        });
+        let there = there.into_iter();
+        let there: Vec<_> = there.map(|one| (one.key, one.value, one.headers)).collect();
+        for (there, expected) in there.iter().zip(&expected) {
+            assert_eq!(there, expected);
+        }
+        assert_eq!(there.len(), expected.len());
+    }
 }
