@@ -62,6 +62,9 @@ pub(super) struct Failed {
 pub(super) const MAX_EVENTS: usize = 20_000;
 /// Nor more than this many bytes of them, but for a single event.
 pub(super) const MAX_BYTES: usize = 8 << 20;
+/// Room for so many events is kept when there are none: what a backlog took is not
+/// held for ever.
+const KEPT: usize = 1024;
 
 impl Line {
     /// Whether nothing new may be read until something is committed.
@@ -181,6 +184,9 @@ impl Line {
                 Some((_, known)) => *known = position,
                 None => positions.push(((event.topic, event.partition), position)),
             }
+        }
+        if self.done.is_empty() {
+            self.done.shrink_to(KEPT);
         }
         positions
     }
@@ -322,6 +328,7 @@ mod tests {
         assert!(line.is_full());
         line.committed(number);
         assert!(!line.is_full() && line.bytes == 0);
+        assert!(line.done.capacity() <= KEPT);
     }
 
     #[test]

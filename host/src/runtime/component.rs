@@ -14,7 +14,7 @@ use super::instance::Instance;
 use super::memory::ServiceMemory;
 use super::output::Origin;
 use super::pool::Pool;
-use super::turns::Turns;
+use super::turns::{Habit, Turns};
 use crate::invocation::Failure;
 use crate::limits::Limit;
 use crate::logs::books;
@@ -93,6 +93,7 @@ pub struct Component {
     pub(super) origin: Origin,
     pub(super) memory: Arc<ServiceMemory>,
     pub(super) turns: Arc<Turns>,
+    pub(super) habit: Arc<Habit>,
     pool: Arc<Pool>,
     imported: Vec<String>,
     exported: Vec<String>,
@@ -167,6 +168,7 @@ impl Component {
             manifest,
             memory: ServiceMemory::new(total, runtime.memory.clone(), &pool),
             turns: runtime.turns.clone(),
+            habit: Arc::default(),
             pool,
             imported,
             exported,

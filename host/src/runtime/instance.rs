@@ -282,25 +282,22 @@ impl Instance {
     }
 }
 
-/// How often a call is interrupted before it counts as one that runs for long. One
-/// that does not is interrupted once or twice where the machine is busy.
-const LONG: u32 = 4;
-
 /// Has a guest that runs interrupted at every tick: then it is seen whether its
 /// time is up, others get their turn, and one that runs for several slices
 /// needs a turn itself.
 fn interrupt(store: &mut Store<Context>, component: &Component, held: Held) {
-    let turns = component.turns.clone();
+    let (turns, habit) = (component.turns.clone(), component.habit.clone());
     let service = component.origin.service.clone();
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(move |mut store| {
         turns.interrupted();
         let context = store.data_mut();
-        if Instant::now() >= context.deadline {
+        let now = Instant::now();
+        if now >= context.deadline {
             return Err(OutOfTime.into());
         }
         context.slices = context.slices.saturating_add(1);
-        if context.slices < LONG {
+        if !habit.is_long(context.slices, now) {
             return Ok(UpdateDeadline::Yield(1));
         }
         let next = held.next(turns.clone(), service.clone());

@@ -33,6 +33,32 @@ const REST: Duration = Duration::from_millis(4);
 /// was long only because the machine had something else to do.
 const USED: Duration = Duration::from_micros(500);
 
+/// How often a call is interrupted before it counts as one that runs for long. One
+/// that does not is interrupted once or twice where the machine is busy.
+const LONG: u32 = 4;
+/// The same where calls of its service have been long of late: each of them is on a
+/// thread that serves until then.
+const LONG_AGAIN: u32 = 2;
+/// For so long that is remembered.
+const OF_LATE: Duration = Duration::from_secs(10);
+
+/// Whether calls of a service run for long, as they did of late.
+#[derive(Default)]
+pub(super) struct Habit(Mutex<Option<Instant>>);
+
+impl Habit {
+    /// Whether a call that was interrupted so often counts as a long one.
+    pub(super) fn is_long(&self, interrupted: u32, now: Instant) -> bool {
+        let mut last = self.0.lock();
+        let of_late = last.is_some_and(|last| now.saturating_duration_since(last) < OF_LATE);
+        let long = interrupted >= LONG;
+        if long {
+            *last = Some(now);
+        }
+        long || of_late && interrupted >= LONG_AGAIN
+    }
+}
+
 /// Who waits, in which order: services take turns, calls of one are served as
 /// they came.
 struct Line<W> {
@@ -265,6 +291,16 @@ mod tests {
 
     fn name(name: &str) -> Arc<str> {
         name.into()
+    }
+
+    #[test]
+    fn a_call_is_known_sooner_as_a_long_one_where_others_were() {
+        let (habit, now) = (Habit::default(), Instant::now());
+        let mut long = |interrupted| habit.is_long(interrupted, now);
+        assert!(!long(LONG_AGAIN) && !long(LONG - 1));
+        assert!(long(LONG));
+        assert!(long(LONG_AGAIN) && !long(LONG_AGAIN - 1));
+        assert!(!habit.is_long(LONG_AGAIN, now + OF_LATE));
     }
 
     #[test]
