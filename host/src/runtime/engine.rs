@@ -25,11 +25,11 @@ use super::turns::Turns;
 
 /// How often running guests are interrupted so that others get their turn, and
 /// so that deadlines are seen: a loop that never yields ends this much late.
-const TICK: Duration = Duration::from_millis(1);
+const TICK: Duration = Duration::from_micros(500);
 /// How often one is looked for when none was found for a while.
 const QUIET_TICK: Duration = Duration::from_millis(5);
 /// Ticks that make a while.
-const WHILE: u32 = 200;
+const WHILE: u32 = 400;
 
 /// Instances that the host can hold at once, over all services. A component of
 /// a large language runtime takes several core instances for each.

@@ -28,14 +28,14 @@ use crate::invocation;
 /// tenth of it.
 const MANY: f64 = 2.0;
 /// How long a turn rests then.
-const REST: Duration = Duration::from_millis(4);
+const REST: Duration = Duration::from_millis(2);
 /// A turn that was used for less need not rest: its call has ended or waits, and
 /// was long only because the machine had something else to do.
-const USED: Duration = Duration::from_micros(500);
+const USED: Duration = Duration::from_micros(250);
 
 /// How often a call is interrupted before it counts as one that runs for long. One
 /// that does not is interrupted once or twice where the machine is busy.
-const LONG: u32 = 4;
+const LONG: u32 = 8;
 /// The same where calls of its service have been long of late: each of them is on a
 /// thread that serves until then.
 const LONG_AGAIN: u32 = 2;
