@@ -16,6 +16,7 @@ mod instance;
 mod memory;
 mod output;
 mod pool;
+mod slices;
 mod turns;
 
 pub use compiler::{Compiler, run as compile};

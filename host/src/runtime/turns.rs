@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::slices;
 use crate::invocation;
 
 /// Requests in a millisecond, for each core, that are many: what they take is some
@@ -268,7 +269,7 @@ impl Held {
     pub(super) fn run<T>(&self, poll: impl FnOnce() -> Poll<T>) -> Poll<T> {
         let polled = match self.is_long() {
             false => poll(),
-            true => tokio::task::block_in_place(poll),
+            true => tokio::task::block_in_place(|| slices::standing_back(poll)),
         };
         // It may have become one.
         if self.is_long() {
@@ -296,7 +297,7 @@ mod tests {
     #[test]
     fn a_call_is_known_sooner_as_a_long_one_where_others_were() {
         let (habit, now) = (Habit::default(), Instant::now());
-        let mut long = |interrupted| habit.is_long(interrupted, now);
+        let long = |interrupted| habit.is_long(interrupted, now);
         assert!(!long(LONG_AGAIN) && !long(LONG - 1));
         assert!(long(LONG));
         assert!(long(LONG_AGAIN) && !long(LONG_AGAIN - 1));

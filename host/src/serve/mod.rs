@@ -5,7 +5,6 @@ mod config;
 mod logs;
 mod machine;
 mod secrets;
-mod slices;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -94,7 +93,6 @@ pub fn run(args: Args) -> ExitCode {
         .map_err(ServeError::from)
         .and_then(|config| {
             logs::start(&config);
-            slices::shorten();
             let tasks = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(threads())
                 .enable_all()
