@@ -7,7 +7,6 @@
 //! (`sched_setattr(2)`, `sched_runtime` of a thread that is not in real time).
 
 /// The longest slice that there is, in nanoseconds.
-#[cfg(target_os = "linux")]
 const LONGEST: u64 = 100_000_000;
 
 /// Runs something that others need not wait for.
