@@ -50,7 +50,7 @@ impl Iterator for Unpacking {
 
     fn next(&mut self) -> Option<RawEvent> {
         let event = self.events.next()?;
-        Some(RawEvent {
+        let event = RawEvent {
             topic: self.topic.clone(),
             partition: self.partition,
             offset: event.offset,
@@ -59,6 +59,11 @@ impl Iterator for Unpacking {
             value: event.value.map(|length| self.part(length)),
             headers: (0..event.headers).map_while(|_| self.header()).collect(),
             attempt: event.attempt,
-        })
+        };
+        // A handler may need the room that a large one took.
+        if self.events.len() == 0 {
+            self.bytes = Vec::new();
+        }
+        Some(event)
     }
 }
