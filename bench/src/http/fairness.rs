@@ -39,13 +39,13 @@ pub(super) fn measure() -> Vec<Table> {
         .deploy([a, b])
         .ready();
     let mut host = Server::host("Tidemill", address, host).answers(&hello());
-    eprintln!("fairness: {} rounds of {:?} each", rounds(5), time());
+    eprintln!("fairness: {} rounds of {:?} each", rounds(3), time());
     [(1, "fairness-1"), (CONNECTIONS, "fairness")]
         .into_iter()
         .map(|(connections, id)| {
             let title = format!("A, at {connections} connections, beside B that spins");
             let mut table = Table::new(title, "A, alone", &COLUMNS).called(id);
-            for _ in 0..rounds(5) {
+            for _ in 0..rounds(3) {
                 table.add("A, alone", alone(&mut host, connections));
                 table.add("A, while B spins", beside_spinning(&mut host, connections));
             }
