@@ -27,12 +27,9 @@ pub(super) fn standing_back<T>(run: impl FnOnce() -> T) -> T {
 /// Asks for a slice, for this thread, and gives what it had. All else stays as
 /// whoever started this process had it.
 #[cfg(target_os = "linux")]
-#[allow(
-    unsafe_code,
-    reason = "the C library has no function for these calls, nor does rustix"
-)]
 fn ask_for(slice: u64) -> Option<u64> {
     const SIZE: u32 = size_of::<libc::sched_attr>() as u32;
+    // The C library has no function for these calls, nor does rustix.
     // SAFETY: a sched_attr is integers. The kernel writes and reads no more than the
     // size that it is told; thread 0 is this one.
     unsafe {
@@ -55,7 +52,7 @@ fn ask_for(_: u64) -> Option<u64> {
     None
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
     use std::fs::read_to_string;
 
