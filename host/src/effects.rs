@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use crate::state::RowKey;
 use crate::trace::Trail;
 
 /// An event to publish.
@@ -43,9 +44,6 @@ pub(crate) fn record_size(
     len(key) + len(value) + headers.sum::<usize>()
 }
 
-/// The name of a row within a shard: table and key.
-pub type RowKey = (String, Bytes);
-
 /// What one invocation asked for.
 #[derive(Debug, Default)]
 pub struct Effects {
@@ -64,9 +62,9 @@ pub struct Effects {
 impl Effects {
     /// Bytes that a commit has to carry, about.
     pub fn size(&self) -> usize {
-        let rows = self.rows.iter().map(|((table, key), value)| {
-            table.len() + key.len() + value.as_ref().map_or(0, Bytes::len)
-        });
+        let rows = self.rows.iter();
+        let rows =
+            rows.map(|(row, value)| row.record().len() + value.as_ref().map_or(0, Bytes::len));
         self.messages.iter().map(Message::size).sum::<usize>() + rows.sum::<usize>()
     }
 

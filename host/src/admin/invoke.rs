@@ -13,7 +13,7 @@ use crate::effects::Effects;
 use crate::host::{micros, subscribes};
 use crate::invocation::{Event, Failure, Request, Response};
 use crate::service::Service;
-use crate::state::View;
+use crate::state::{RowKey, View};
 
 /// Runs it. An error is about the invocation itself, not about what came of it.
 pub(super) async fn run(
@@ -153,11 +153,11 @@ fn message(message: crate::effects::Message) -> api::Message {
     }
 }
 
-fn rows(rows: BTreeMap<crate::effects::RowKey, Option<Bytes>>) -> Vec<api::Row> {
+fn rows(rows: BTreeMap<RowKey, Option<Bytes>>) -> Vec<api::Row> {
     let rows = rows.into_iter();
-    rows.map(|((table, key), value)| api::Row {
-        table,
-        key: to_shown(key),
+    rows.map(|(row, value)| api::Row {
+        table: row.table().to_owned(),
+        key: to_shown(row.key()),
         value: value.map(to_shown),
     })
     .collect()

@@ -338,6 +338,7 @@ mod tests {
 
     use super::*;
     use crate::effects::Message;
+    use crate::state::RowKey;
 
     /// The smoke call of a manifest that has this one.
     fn smoke(text: &str) -> Smoke {
@@ -366,7 +367,7 @@ mod tests {
             value: None,
             headers: Vec::new(),
         });
-        let rows = (0..rows).map(|row| (("seen".to_owned(), vec![row as u8].into()), None));
+        let rows = (0..rows).map(|row| (RowKey::new("seen", &[row as u8]), None));
         let effects = Effects {
             messages: messages.collect(),
             rows: rows.collect(),

@@ -11,7 +11,7 @@
 //!
 //! At least once: events and rows are acknowledged first, then offsets committed.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ use crate::kafka::{
 };
 use crate::sabotage;
 use crate::service::Service;
-use crate::state::rows::{POSITION, record_key};
+use crate::state::rows::POSITION;
 use crate::state::{Commit, Position};
 use crate::trace;
 
@@ -149,7 +149,9 @@ impl Committer {
                 continue;
             };
             let sum = sum(&part);
-            let (messages, owners) = messages(&part);
+            let span = self.span(&part);
+            let shares = Shares::of(&part);
+            let messages = take_messages(&mut part);
             let published = messages.len();
             let (rows, position_rows) = self.rows(&sum);
             let first_position = published + rows.len() - position_rows.len();
@@ -158,22 +160,25 @@ impl Committer {
                 rows,
                 offsets: Some((membership, sum.offsets.clone(), self.note(sum.deployment))),
             };
-            let span = self.span(&part);
             let begun = Instant::now();
             match transactor.commit(batch).await {
                 Outcome::Committed(placed) => {
                     self.service.metrics.transacted(begun.elapsed());
-                    span.committed(part.iter_mut().map(|done| &mut done.effects), &placed);
+                    let placed_of = shares.of_each(&placed);
+                    let effects = part.iter_mut().map(|done| &mut done.effects);
+                    span.committed(effects.zip(placed_of));
                     let ends = placed.get(first_position..).unwrap_or_default();
                     self.keep(sum, &position_rows, ends).await;
                     self.count(&part, published, started);
                     tell_committed(&part);
                     (most, pause) = (most.saturating_mul(2), PAUSE);
                 }
-                Outcome::Aborted(aborted) => {
+                Outcome::Aborted(mut aborted) => {
                     self.service.metrics.aborted();
                     span.failed("aborted", aborted.cause.as_deref().unwrap_or_default());
-                    let why = self.why(&aborted, &owners);
+                    let taken = std::mem::take(&mut aborted.batch.messages);
+                    shares.give_back(&mut part, taken);
+                    let why = self.why(&aborted, &shares);
                     if !why.is_empty() {
                         part = refuse(part, &why);
                     } else if aborted.lasting && part.len() == 1 {
@@ -209,7 +214,7 @@ impl Committer {
     }
 
     /// Which events of a group were refused, by place, and why.
-    fn why(&self, aborted: &Aborted, owners: &[usize]) -> BTreeMap<usize, String> {
+    fn why(&self, aborted: &Aborted, shares: &Shares) -> BTreeMap<usize, String> {
         let service = self.service.name();
         if let Some(cause) = &aborted.cause {
             tracing::debug!(service, "a transaction was aborted: {cause}");
@@ -220,7 +225,7 @@ impl Committer {
         let refused = aborted.refused.iter().filter_map(|(message, error)| {
             // A row that the broker refuses has no event that is named: the group
             // is halved until it is one.
-            Some((*owners.get(*message)?, error.to_string()))
+            Some((shares.owner(*message)?, error.to_string()))
         });
         refused.collect()
     }
@@ -242,8 +247,8 @@ impl Committer {
                 value,
                 headers: Vec::new(),
             };
-            for ((_, (table, key)), value) in &commit.rows {
-                rows.push(row(record_key(table, key), value.clone()));
+            for (name, value) in &commit.rows {
+                rows.push(row(name.record().clone(), value.clone()));
             }
             let position = self.position(shard, commit);
             positions.push(row(POSITION.into(), Some(position.encode())));
@@ -257,7 +262,7 @@ impl Committer {
     fn position(&self, shard: &Shard, commit: &Commit) -> Position {
         let mut positions = shard.held.tables().positions_of(shard.number());
         let new = commit.positions.iter();
-        positions.extend(new.map(|((topic, _), offset)| (topic.to_string(), *offset)));
+        positions.extend(new.map(|(topic, offset)| (topic.to_string(), *offset)));
         Position {
             positions,
             host: self.host.to_string(),
@@ -282,18 +287,15 @@ impl Committer {
             }
         }
         for (shard, mut commit) in sum.shards {
-            let number = shard.number();
-            commit
-                .checkpoints
-                .extend(checkpoints.get(&number).map(|end| (number, *end)));
+            commit.checkpoint = checkpoints.get(&shard.number()).copied();
             let few = commit.rows.len() <= FEW_ROWS;
             let commit = Arc::new(commit);
             loop {
                 let written = if few {
-                    shard.held.tables().commit(&commit, &[shard.held.claim()])
+                    shard.held.tables().commit(&commit, shard.held.claim())
                 } else {
                     let (shard, commit) = (shard.clone(), commit.clone());
-                    let write = move || shard.held.tables().commit(&commit, &[shard.held.claim()]);
+                    let write = move || shard.held.tables().commit(&commit, shard.held.claim());
                     match tokio::task::spawn_blocking(write).await {
                         Ok(written) => written,
                         // The host is ending; the changelog has it.
@@ -324,9 +326,10 @@ impl Committer {
     async fn publish(&self, publisher: &Publisher, mut group: Vec<Done>) {
         let started = Instant::now();
         self.retain_current(&mut group);
-        let (messages, owners) = messages(&group);
+        let published = group.iter().map(|done| done.effects.messages.len());
+        let published: usize = published.sum();
         let span = self.span(&group);
-        let refused = self.send(publisher, &group, &messages, &owners).await;
+        let refused = self.send(publisher, &group).await;
         group = refuse(group, &refused);
         // Partitions may have been lost while the broker was waited for.
         self.retain_current(&mut group);
@@ -360,43 +363,38 @@ impl Committer {
         if let Err(error) = self.consumer.commit(&offsets, &note, false) {
             tracing::debug!(service = self.service.name(), %error, "offsets were not committed");
         }
-        span.committed(group.iter_mut().map(|done| &mut done.effects), &[]);
-        self.count(&group, messages.len() - refused.len(), started);
+        let effects = group.iter_mut().map(|done| &mut done.effects);
+        span.committed(effects.map(|effects| (effects, &[][..])));
+        self.count(&group, published - refused.len(), started);
         tell_committed(&group);
     }
 
     /// Publishes the events of a group. Returns those that the broker refuses,
     /// by the place of who published them; everything else is acknowledged, or
     /// belongs to lanes that have lost their partitions meanwhile.
-    async fn send(
-        &self,
-        publisher: &Publisher,
-        group: &[Done],
-        messages: &[Message],
-        owners: &[usize],
-    ) -> BTreeMap<usize, String> {
+    async fn send(&self, publisher: &Publisher, group: &[Done]) -> BTreeMap<usize, String> {
         let mut refused = BTreeMap::new();
-        let mut left: Vec<usize> = (0..messages.len()).collect();
+        let all = group.iter().enumerate().flat_map(|(owner, done)| {
+            let messages = done.effects.messages.iter();
+            messages.map(move |message| (owner, message))
+        });
+        let mut left: Vec<(usize, &Message)> = all.collect();
         while !left.is_empty() {
-            let sent = left.iter().filter_map(|message| messages.get(*message));
-            let sent: Vec<&Message> = sent.collect();
+            let sent: Vec<&Message> = left.iter().map(|(_, message)| *message).collect();
             let failed = publisher.publish(sent.into_iter()).await.failed;
-            let mut again = BTreeSet::new();
+            let mut again = BTreeMap::new();
             for (place, error) in failed {
-                let Some((message, owner)) = left
-                    .get(place)
-                    .and_then(|message| Some((*message, *owners.get(*message)?)))
-                else {
+                let Some((owner, message)) = left.get(place) else {
                     continue;
                 };
                 if let PublishError::Refused { .. } = error {
-                    refused.insert(owner, error.to_string());
-                } else if group.get(owner).is_some_and(Done::is_current) {
+                    refused.insert(*owner, error.to_string());
+                } else if group.get(*owner).is_some_and(Done::is_current) {
                     tracing::debug!(service = self.service.name(), %error, "publishing again");
-                    again.insert(message);
+                    again.insert(place, (*owner, *message));
                 }
             }
-            left = again.into_iter().collect();
+            left = again.into_values().collect();
             if !left.is_empty() {
                 tokio::time::sleep(LONGEST).await;
             }
@@ -405,17 +403,47 @@ impl Committer {
     }
 }
 
-/// All that a group published, and whose each is, by place.
-fn messages(group: &[Done]) -> (Vec<Message>, Vec<usize>) {
-    let mut messages = Vec::new();
-    let mut owners = Vec::new();
-    for (place, done) in group.iter().enumerate() {
-        for message in &done.effects.messages {
-            messages.push(message.clone());
-            owners.push(place);
+/// Which messages of a group are whose: for each event, where its own end.
+struct Shares(Vec<usize>);
+
+impl Shares {
+    fn of(group: &[Done]) -> Shares {
+        let mut end = 0;
+        let ends = group.iter().map(|done| {
+            end += done.effects.messages.len();
+            end
+        });
+        Shares(ends.collect())
+    }
+
+    /// The place of the event that published a message.
+    fn owner(&self, message: usize) -> Option<usize> {
+        let place = self.0.partition_point(|end| *end <= message);
+        (place < self.0.len()).then_some(place)
+    }
+
+    /// Of what there is of each message, in order, what is of each event.
+    fn of_each<'a, T>(&'a self, all: &'a [T]) -> impl Iterator<Item = &'a [T]> {
+        let begins = std::iter::once(&0).chain(&self.0);
+        let ranges = begins.zip(&self.0);
+        ranges.map(|(begin, end)| all.get(*begin..*end).unwrap_or_default())
+    }
+
+    /// Gives each event what was taken.
+    fn give_back(&self, group: &mut [Done], messages: Vec<Message>) {
+        let mut messages = messages.into_iter();
+        let mut given = 0;
+        for (done, end) in group.iter_mut().zip(&self.0) {
+            done.effects.messages = messages.by_ref().take(end - given).collect();
+            given = *end;
         }
     }
-    (messages, owners)
+}
+
+/// Takes what a group published, so that nothing of it is copied.
+fn take_messages(group: &mut [Done]) -> Vec<Message> {
+    let messages = group.iter_mut().map(|done| &mut done.effects.messages);
+    messages.flat_map(std::mem::take).collect()
 }
 
 fn put_back(waiting: &mut VecDeque<Done>, part: Vec<Done>) {

@@ -201,16 +201,15 @@ pub(super) fn sum(group: &[Done]) -> Sum {
             sum.shards.push((shard.clone(), Commit::default()));
             sum.shards.len() - 1
         });
-        let Some((shard, commit)) = sum.shards.get_mut(lane) else {
+        let Some((_, commit)) = sum.shards.get_mut(lane) else {
             continue;
         };
         for (row, value) in &done.effects.rows {
-            let row = (shard.number(), row.clone());
-            commit.rows.insert(row, value.clone());
+            commit.rows.insert(row.clone(), value.clone());
         }
         if is_last {
             let position = done.offset + 1;
-            commit.positions.insert(done.source.clone(), position);
+            commit.positions.insert(done.source.0.clone(), position);
         }
     }
     sum
@@ -245,7 +244,7 @@ mod tests {
 
     impl Lane {
         fn done(&self, partition: i32, number: u64, value: &'static str) -> Done {
-            let row = ("t".to_owned(), Bytes::from_static(b"k"));
+            let row = crate::state::RowKey::new("t", b"k");
             let value = Some(Bytes::from_static(value.as_bytes()));
             let offset = 100 + number.cast_signed();
             Done {
@@ -284,9 +283,9 @@ mod tests {
         assert_eq!(sum.shards.len(), 1);
         let commit = &sum.shards[0].1;
         assert_eq!(commit.rows.len(), 1);
-        let ((shard, _), value) = commit.rows.first_key_value().unwrap();
-        assert_eq!((*shard, value.as_deref()), (3, Some(&b"2"[..])));
-        assert_eq!(commit.positions[&("topic".into(), 3)], 102);
+        let (_, value) = commit.rows.first_key_value().unwrap();
+        assert_eq!(value.as_deref(), Some(&b"2"[..]));
+        assert_eq!(commit.positions["topic"], 102);
         assert_eq!(sum.offsets[&("topic".into(), 3)], 102);
         assert_eq!(sum.deployment, 1);
         tell_committed(&group);

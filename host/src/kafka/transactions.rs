@@ -76,6 +76,8 @@ pub struct Aborted {
     pub lasting: bool,
     /// Whether the transactor can do nothing more.
     pub ended: bool,
+    /// What was to be committed.
+    pub batch: Batch,
 }
 
 /// A producer with transactions, on a thread of its own. The thread ends when
@@ -131,10 +133,13 @@ impl Transactor {
                 return;
             }
             while let Some((batch, answer)) = received.blocking_recv() {
-                let outcome = work.transact(&batch);
-                let ended = match &outcome {
+                let mut outcome = work.transact(&batch);
+                let ended = match &mut outcome {
                     Outcome::Committed(_) => false,
-                    Outcome::Aborted(aborted) => aborted.ended,
+                    Outcome::Aborted(aborted) => {
+                        aborted.batch = batch;
+                        aborted.ended
+                    }
                     Outcome::Ended { .. } => true,
                 };
                 // Who asked may have stopped waiting; what is done is done.
@@ -392,6 +397,7 @@ impl Work {
             refused,
             cause,
             ended,
+            batch: Batch::default(),
         })
     }
 }

@@ -18,11 +18,11 @@ use super::feed::Pulling;
 use super::memory::MemoryLimit;
 use super::output::GuestLog;
 use super::turns::Held;
-use crate::effects::{Effects, Message, RowKey};
+use crate::effects::{Effects, Message};
 use crate::invocation::Identity;
 use crate::limits::{Hits, Limit};
 use crate::state::view::Range;
-use crate::state::{View, ViewError};
+use crate::state::{RowKey, View, ViewError};
 
 /// What a guest may hand over at once beside a body or a value.
 const HANDED: usize = 4 << 20;
@@ -210,7 +210,7 @@ impl publisher::Host for Context {
 
 impl Context {
     fn write(&mut self, row: RowKey, value: Option<Bytes>) -> Result<(), state::Error> {
-        let size = row.0.len() + row.1.len() + value.as_ref().map_or(0, Bytes::len);
+        let size = row.record().len() + value.as_ref().map_or(0, Bytes::len);
         self.count(size, 1).map_err(state::Error::TooMany)?;
         self.effects.rows.insert(row, value);
         Ok(())
@@ -230,7 +230,7 @@ impl state::Host for Context {
 
     fn put(&mut self, table: String, key: Vec<u8>, value: Vec<u8>) -> Result<(), state::Error> {
         let size = key.len() + value.len();
-        let row = self.view.writable(table, key)?;
+        let row = self.view.writable(&table, &key)?;
         if size as u64 > self.grants.event {
             self.hits.note(Limit::Event);
             return Err(state::Error::Invalid(format!(
@@ -242,7 +242,7 @@ impl state::Host for Context {
     }
 
     fn delete(&mut self, table: String, key: Vec<u8>) -> Result<(), state::Error> {
-        let row = self.view.writable(table, key)?;
+        let row = self.view.writable(&table, &key)?;
         self.write(row, None)
     }
 

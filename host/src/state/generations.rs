@@ -173,9 +173,9 @@ mod tests {
 
     fn see(tables: &Tables, partition: i32, position: i64) {
         let mut commit = Commit::default();
-        commit.positions.insert(("t".into(), partition), position);
+        commit.positions.insert("t".into(), position);
         let claim = tables.claim(partition.cast_unsigned());
-        tables.commit(&commit, &[claim]).unwrap();
+        tables.commit(&commit, claim).unwrap();
     }
 
     #[test]

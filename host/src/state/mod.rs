@@ -13,6 +13,6 @@ pub mod view;
 
 pub use generations::{NotReached, State};
 pub use overlay::Overlay;
-pub use rows::Position;
+pub use rows::{Position, RowKey};
 pub use store::{Claim, Commit, Store, StoreError, Tables};
 pub use view::{Row, View, ViewError};

@@ -5,68 +5,11 @@
 //! values by the number of the invocation that wrote it, so that a commit can
 //! take away the oldest and a failure the newest.
 
-use std::borrow::Borrow;
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::effects::RowKey;
-
-/// A row's name, wherever it is.
-trait RowName {
-    fn table(&self) -> &str;
-    fn key(&self) -> &[u8];
-}
-
-impl RowName for RowKey {
-    fn table(&self) -> &str {
-        &self.0
-    }
-
-    fn key(&self) -> &[u8] {
-        &self.1
-    }
-}
-
-/// A name to look for: nothing of it has to be copied.
-struct Named<'a>(&'a str, &'a [u8]);
-
-impl RowName for Named<'_> {
-    fn table(&self) -> &str {
-        self.0
-    }
-
-    fn key(&self) -> &[u8] {
-        self.1
-    }
-}
-
-impl<'a> Borrow<dyn RowName + 'a> for RowKey {
-    fn borrow(&self) -> &(dyn RowName + 'a) {
-        self
-    }
-}
-
-impl Ord for dyn RowName + '_ {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.table(), self.key()).cmp(&(other.table(), other.key()))
-    }
-}
-
-impl PartialOrd for dyn RowName + '_ {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for dyn RowName + '_ {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for dyn RowName + '_ {}
+use super::rows::RowKey;
 
 /// Pending rows of one shard. Numbers grow from one invocation to the next.
 #[derive(Debug, Default)]
@@ -103,10 +46,10 @@ impl Overlay {
         });
     }
 
-    /// The latest pending value of a row: `Some(None)` if it was deleted, none
-    /// if nothing is pending.
-    pub fn get(&self, table: &str, key: &[u8]) -> Option<Option<Bytes>> {
-        let (_, value) = get(&self.rows, table, key)?.last()?;
+    /// The latest pending value of a row, by its name within the shard:
+    /// `Some(None)` if it was deleted, none if nothing is pending.
+    pub fn get(&self, row: &[u8]) -> Option<Option<Bytes>> {
+        let (_, value) = self.rows.get(row)?.last()?;
         Some(value.clone())
     }
 
@@ -118,41 +61,41 @@ impl Overlay {
         end: Option<&[u8]>,
     ) -> BTreeMap<Bytes, Option<Bytes>> {
         range(&self.rows, table, start, end)
-            .filter_map(|(key, values)| Some((key.clone(), values.last()?.1.clone())))
+            .filter_map(|(key, values)| Some((key, values.last()?.1.clone())))
             .collect()
     }
-}
-
-/// The entry of a row.
-pub(super) fn get<'a, V>(rows: &'a BTreeMap<RowKey, V>, table: &str, key: &[u8]) -> Option<&'a V> {
-    rows.get(&Named(table, key) as &dyn RowName)
 }
 
 /// The entries of a table whose keys are in a range.
 pub(super) fn range<'a, V>(
     rows: &'a BTreeMap<RowKey, V>,
-    table: &'a str,
+    table: &str,
     start: Option<&[u8]>,
-    end: Option<&'a [u8]>,
-) -> impl Iterator<Item = (&'a Bytes, &'a V)> {
-    let from = (
-        table.to_owned(),
-        Bytes::copy_from_slice(start.unwrap_or_default()),
-    );
+    end: Option<&[u8]>,
+) -> impl Iterator<Item = (Bytes, &'a V)> + use<'a, V> {
+    let from = RowKey::new(table, start.unwrap_or_default());
+    let to = match end {
+        Some(end) => RowKey::new(table, end),
+        None => RowKey::after(table),
+    };
     rows.range(from..)
-        .take_while(move |((name, key), _)| name == table && end.is_none_or(|end| &key[..] < end))
-        .map(|((_, key), value)| (key, value))
+        .take_while(move |(row, _)| **row < to)
+        .map(|(row, value)| (row.key(), value))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn key(key: &'static str) -> RowKey {
-        ("t".to_owned(), Bytes::from_static(key.as_bytes()))
+    fn key(key: &str) -> RowKey {
+        RowKey::new("t", key.as_bytes())
     }
 
-    fn write(overlay: &mut Overlay, number: u64, row: &'static str, value: Option<&'static str>) {
+    fn pending(overlay: &Overlay, row: &str) -> Option<Option<Bytes>> {
+        overlay.get(key(row).record())
+    }
+
+    fn write(overlay: &mut Overlay, number: u64, row: &str, value: Option<&'static str>) {
         let value = value.map(|value| Bytes::from_static(value.as_bytes()));
         overlay.write(number, &BTreeMap::from([(key(row), value)]));
     }
@@ -162,8 +105,8 @@ mod tests {
         let mut overlay = Overlay::default();
         write(&mut overlay, 1, "a", Some("1"));
         write(&mut overlay, 2, "a", None);
-        assert_eq!(overlay.get("t", b"a"), Some(None));
-        assert_eq!(overlay.get("t", b"b"), None);
+        assert_eq!(pending(&overlay, "a"), Some(None));
+        assert_eq!(pending(&overlay, "b"), None);
     }
 
     #[test]
@@ -173,8 +116,8 @@ mod tests {
         write(&mut overlay, 1, "b", Some("1"));
         write(&mut overlay, 2, "a", Some("2"));
         overlay.committed(1);
-        assert_eq!(overlay.get("t", b"a"), Some(Some("2".into())));
-        assert_eq!(overlay.get("t", b"b"), None);
+        assert_eq!(pending(&overlay, "a"), Some(Some("2".into())));
+        assert_eq!(pending(&overlay, "b"), None);
         overlay.committed(2);
         assert!(overlay.rows.is_empty());
     }
@@ -186,8 +129,8 @@ mod tests {
         write(&mut overlay, 2, "a", Some("2"));
         write(&mut overlay, 3, "b", Some("3"));
         overlay.take_back(2);
-        assert_eq!(overlay.get("t", b"a"), Some(Some("1".into())));
-        assert_eq!(overlay.get("t", b"b"), None);
+        assert_eq!(pending(&overlay, "a"), Some(Some("1".into())));
+        assert_eq!(pending(&overlay, "b"), None);
     }
 
     #[test]
@@ -196,8 +139,7 @@ mod tests {
         for row in ["a", "b", "c"] {
             write(&mut overlay, 1, row, Some(row));
         }
-        let other = ("u".to_owned(), Bytes::from_static(b"b"));
-        overlay.write(1, &BTreeMap::from([(other, None)]));
+        overlay.write(1, &BTreeMap::from([(RowKey::new("u", b"b"), None)]));
         let keys: Vec<_> = overlay
             .range("t", Some(b"b"), Some(b"c"))
             .into_keys()

@@ -16,12 +16,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
-use super::rows::{Position, after_table, encode, store_key};
-use crate::effects::RowKey;
+use super::rows::{Position, RowKey, after_table, encode, store_key};
 
 /// The store could not read or write. Says what, for logs and errors.
 #[derive(Debug, thiserror::Error)]
@@ -31,8 +30,11 @@ pub struct StoreError {
     cause: fjall::Error,
 }
 
-/// What the rows of one state may take in memory, and in the journal alone.
+/// How much of one state may be in the journal alone. In memory each row takes two
+/// to three times what it has.
 const UNWRITTEN: u64 = 16 << 20;
+/// The same of all marks: nearly all of these are written over again and again.
+const UNWRITTEN_MARKS: u64 = 1 << 20;
 
 /// All state on this host, of one Kafka cluster.
 pub struct Store {
@@ -54,7 +56,8 @@ impl Store {
             .cache_size(64 << 20)
             .open()
             .map_err(fail)?;
-        let marks = database.keyspace("marks", options).map_err(fail)?;
+        let marks = database.keyspace("marks", || options(UNWRITTEN_MARKS));
+        let marks = marks.map_err(fail)?;
         Ok(Store {
             database,
             marks,
@@ -101,7 +104,8 @@ impl Store {
         }
         let space = format!("state.{service}.{generation}");
         let fail = |cause| self.fail(cause);
-        let keyspace = self.database.keyspace(&space, options).map_err(fail)?;
+        let keyspace = self.database.keyspace(&space, || options(UNWRITTEN));
+        let keyspace = keyspace.map_err(fail)?;
         let mut tables = Tables {
             generation,
             shards: ArcSwap::from_pointee(find_shards(&keyspace).map_err(fail)?),
@@ -132,8 +136,8 @@ impl Store {
     }
 }
 
-fn options() -> KeyspaceCreateOptions {
-    KeyspaceCreateOptions::default().max_memtable_size(UNWRITTEN)
+fn options(unwritten: u64) -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default().max_memtable_size(unwritten)
 }
 
 /// Which shards have rows, found by skipping from one to the next.
@@ -154,16 +158,15 @@ fn find_shards(keyspace: &Keyspace) -> Result<BTreeSet<u32>, fjall::Error> {
     Ok(shards)
 }
 
-/// What one write makes durable, together.
+/// What one write of a shard makes durable, together.
 #[derive(Debug, Default)]
 pub struct Commit {
-    /// Rows by shard; none deletes the row.
-    pub rows: BTreeMap<(u32, RowKey), Option<Bytes>>,
-    /// By topic and partition: the offset of the next event to run.
-    pub positions: BTreeMap<(Arc<str>, i32), i64>,
-    /// By shard: the offset of the changelog behind what is written here, where
-    /// it is known.
-    pub checkpoints: BTreeMap<u32, i64>,
+    /// None deletes the row.
+    pub rows: BTreeMap<RowKey, Option<Bytes>>,
+    /// By topic: the offset of the next event to run.
+    pub positions: BTreeMap<Arc<str>, i64>,
+    /// The offset of the changelog behind what is written here, where it is known.
+    pub checkpoint: Option<i64>,
 }
 
 /// The right to write a shard as its owner. It ends when it is released, and
@@ -406,10 +409,12 @@ impl Tables {
 
     /// The value of a row.
     pub fn get(&self, shard: u32, table: &str, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        let value = self
-            .keyspace
-            .get(encode(shard, table, key))
-            .map_err(|cause| self.fail(cause))?;
+        self.find(&encode(shard, table, key))
+    }
+
+    /// The value of a row, by its name in the store.
+    pub(super) fn find(&self, name: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let value = self.keyspace.get(name).map_err(|cause| self.fail(cause))?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -469,43 +474,19 @@ impl Tables {
         Ok(names)
     }
 
-    /// Writes rows and marks as the owner of their shards, all or nothing. What
-    /// belongs to shards whose claim has ended is left out: the follower reads it
-    /// from the changelog.
-    pub fn commit(&self, commit: &Commit, claims: &[Claim]) -> Result<(), StoreError> {
+    /// Writes rows and marks of a shard as its owner, all or nothing. If the claim
+    /// has ended, nothing: the follower reads it from the changelog.
+    pub fn commit(&self, commit: &Commit, claim: Claim) -> Result<(), StoreError> {
         let writers = self.writers.lock();
-        let current: BTreeSet<u32> = claims
-            .iter()
-            .filter(|claim| writers.owners.get(&claim.shard) == Some(&claim.term))
-            .map(|claim| claim.shard)
-            .collect();
-        let mut batch = self.database.batch();
-        let mut new = BTreeSet::new();
-        let shards = self.shards();
-        for ((shard, (table, key)), value) in &commit.rows {
-            if !current.contains(shard) {
-                continue;
-            }
-            let row = encode(*shard, table, key);
-            match value {
-                Some(value) => batch.insert(&self.keyspace, row, &value[..]),
-                None => batch.remove(&self.keyspace, row),
-            }
-            if !shards.contains(shard) {
-                new.insert(*shard);
-            }
+        let shard = claim.shard;
+        if writers.owners.get(&shard) != Some(&claim.term) {
+            return Ok(());
         }
-        let positions = commit
-            .positions
-            .iter()
-            .filter(|((_, partition), _)| current.contains(&partition.cast_unsigned()));
-        let positions: BTreeMap<_, _> = positions.map(|(s, o)| (s.clone(), *o)).collect();
-        let checkpoints = commit
-            .checkpoints
-            .iter()
-            .filter(|(shard, _)| current.contains(shard));
-        let checkpoints: BTreeMap<_, _> = checkpoints.map(|(s, o)| (*s, *o)).collect();
-        self.write(batch, new, positions, checkpoints)
+        let rows = commit.rows.iter();
+        let rows = rows.map(|(row, value)| (&row.record()[..], value.as_deref()));
+        let positions = commit.positions.iter();
+        let positions = positions.map(|(topic, offset)| (topic.clone(), *offset));
+        self.write(shard, rows, positions.collect(), commit.checkpoint)
     }
 
     /// Writes what the changelog of a shard has. Returns whether it was written:
@@ -521,54 +502,55 @@ impl Tables {
         if writers.owners.contains_key(&shard) {
             return Ok(false);
         }
-        let mut batch = self.database.batch();
-        for (key, value) in records {
-            let row = store_key(shard, &key);
-            match value {
-                Some(value) => batch.insert(&self.keyspace, row, &value[..]),
-                None => batch.remove(&self.keyspace, row),
-            }
-        }
-        let new = match self.shards().contains(&shard) {
-            true => BTreeSet::new(),
-            false => BTreeSet::from([shard]),
-        };
         let positions = position
             .into_iter()
             .flat_map(|position| &position.positions);
-        let positions = positions
-            .map(|(topic, offset)| ((Arc::from(&**topic), shard.cast_signed()), *offset))
-            .collect();
-        self.write(batch, new, positions, BTreeMap::from([(shard, checkpoint)]))?;
+        let positions = positions.map(|(topic, offset)| (Arc::from(&**topic), *offset));
+        self.write(shard, records, positions.collect(), Some(checkpoint))?;
         Ok(true)
     }
 
-    fn write(
+    /// Writes rows, by their names within the shard, and how far it is.
+    fn write<K: AsRef<[u8]>, V: AsRef<[u8]>>(
         &self,
-        mut batch: OwnedWriteBatch,
-        mut new: BTreeSet<u32>,
-        positions: BTreeMap<(Arc<str>, i32), i64>,
-        checkpoints: BTreeMap<u32, i64>,
+        shard: u32,
+        rows: impl Iterator<Item = (K, Option<V>)>,
+        positions: BTreeMap<Arc<str>, i64>,
+        checkpoint: Option<i64>,
     ) -> Result<(), StoreError> {
-        for ((topic, partition), offset) in &positions {
-            let mut name = partition.to_be_bytes().to_vec();
+        let mut batch = self.database.batch();
+        let mut name = Vec::new();
+        for (row, value) in rows {
+            store_key(&mut name, shard, row.as_ref());
+            match value {
+                Some(value) => batch.insert(&self.keyspace, &name[..], value.as_ref()),
+                None => batch.remove(&self.keyspace, &name[..]),
+            }
+        }
+        for (topic, offset) in &positions {
+            let mut name = shard.to_be_bytes().to_vec();
             name.extend_from_slice(topic.as_bytes());
             let name = self.mark_name(b'p', &name);
             batch.insert(&self.marks, name, offset.to_be_bytes());
         }
-        for (shard, offset) in &checkpoints {
+        if let Some(offset) = checkpoint {
             let name = self.mark_name(b'c', &shard.to_be_bytes());
             batch.insert(&self.marks, name, offset.to_be_bytes());
         }
-        if !new.is_empty() {
+        let shards = self.shards();
+        if !shards.contains(&shard) {
             // Before the rows can be read; an empty shard more does no harm.
-            new.extend(self.shards().iter());
-            self.shards.store(Arc::new(new));
+            let shards = shards.iter().copied().chain([shard]);
+            self.shards.store(Arc::new(shards.collect()));
         }
         batch.commit().map_err(|cause| self.fail(cause))?;
         let mut known = self.known.write();
+        let positions = positions.into_iter();
+        let positions = positions.map(|(topic, offset)| ((topic, shard.cast_signed()), offset));
         known.positions.extend(positions);
-        known.checkpoints.extend(checkpoints);
+        known
+            .checkpoints
+            .extend(checkpoint.map(|offset| (shard, offset)));
         drop(known);
         self.progress.send_replace(());
         Ok(())
@@ -592,10 +574,6 @@ impl Tables {
 mod tests {
     use super::*;
 
-    fn row(table: &str, key: &str) -> RowKey {
-        (table.to_owned(), Bytes::copy_from_slice(key.as_bytes()))
-    }
-
     fn keys(tables: &Tables, shard: u32, table: &str, reverse: bool) -> Vec<String> {
         tables
             .scan(shard, table, None, None, reverse)
@@ -603,13 +581,15 @@ mod tests {
             .collect()
     }
 
-    fn commit(rows: &[(u32, &str, &str)]) -> Commit {
-        let mut commit = Commit::default();
-        for (shard, table, key) in rows {
+    fn commit(rows: &[(&str, &str)]) -> Commit {
+        let rows = rows.iter().map(|(table, key)| {
             let value = Some(Bytes::from_static(b"x"));
-            commit.rows.insert((*shard, row(table, key)), value);
+            (RowKey::new(table, key.as_bytes()), value)
+        });
+        Commit {
+            rows: rows.collect(),
+            ..Commit::default()
         }
-        commit
     }
 
     #[test]
@@ -618,11 +598,12 @@ mod tests {
         {
             let store = Store::open(&folder).unwrap();
             let tables = store.tables("order", 1).unwrap();
-            let mut commit = commit(&[(3, "orders", "b"), (3, "orders", "a"), (7, "orders", "c")]);
-            commit.positions.insert(("user_topic".into(), 3), 42);
-            commit.checkpoints.insert(3, 99);
-            let claims = [tables.claim(3), tables.claim(7)];
-            tables.commit(&commit, &claims).unwrap();
+            let mut three = commit(&[("orders", "b"), ("orders", "a")]);
+            three.positions.insert("user_topic".into(), 42);
+            three.checkpoint = Some(99);
+            tables.commit(&three, tables.claim(3)).unwrap();
+            let seven = commit(&[("orders", "c")]);
+            tables.commit(&seven, tables.claim(7)).unwrap();
             tables.set_complete().unwrap();
         }
         let store = Store::open(&folder).unwrap();
@@ -647,9 +628,9 @@ mod tests {
     fn tables_services_and_generations_do_not_see_each_other() {
         let store = Store::open(&crate::testing::folder("store-apart")).unwrap();
         let order = store.tables("order", 1).unwrap();
-        let mut all = commit(&[(0, "a", "a"), (0, "ab", "ab"), (0, "b", "b")]);
-        all.positions.insert(("t".into(), 0), 1);
-        order.commit(&all, &[order.claim(0)]).unwrap();
+        let mut all = commit(&[("a", "a"), ("ab", "ab"), ("b", "b")]);
+        all.positions.insert("t".into(), 1);
+        order.commit(&all, order.claim(0)).unwrap();
         assert_eq!(keys(&order, 0, "a", false), ["a"]);
         assert_eq!(keys(&order, 0, "ab", false), ["ab"]);
         let names = order.names().unwrap();
@@ -669,21 +650,19 @@ mod tests {
         let store = Store::open(&crate::testing::folder("store-claims")).unwrap();
         let tables = store.tables("order", 1).unwrap();
         let record = |key: &'static str| {
-            let name = crate::state::rows::record_key("t", key.as_bytes());
-            [(name, Some(Bytes::from_static(b"x")))].into_iter()
+            let row = RowKey::new("t", key.as_bytes());
+            [(row.record().clone(), Some(Bytes::from_static(b"x")))].into_iter()
         };
         assert!(tables.apply(0, record("followed"), None, 1).unwrap());
         let claim = tables.claim(0);
         assert!(!tables.apply(0, record("late"), None, 2).unwrap());
-        tables
-            .commit(&commit(&[(0, "t", "owned")]), &[claim])
-            .unwrap();
+        tables.commit(&commit(&[("t", "owned")]), claim).unwrap();
         tables.release(claim);
         // The owner's last commit comes too late, and is left to the changelog.
-        let late = commit(&[(0, "t", "too-late")]);
-        tables.commit(&late, &[claim]).unwrap();
+        let late = commit(&[("t", "too-late")]);
+        tables.commit(&late, claim).unwrap();
         let next = tables.claim(0);
-        tables.commit(&late, &[claim]).unwrap();
+        tables.commit(&late, claim).unwrap();
         tables.release(next);
         assert!(tables.apply(0, record("again"), None, 3).unwrap());
         assert_eq!(keys(&tables, 0, "t", false), ["again", "followed", "owned"]);

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::overlay::{self, Overlay};
+use super::rows::{RowKey, encode, within_shard};
 use super::store::{StoreError, Tables};
-use crate::effects::RowKey;
 
 /// The most rows that one scan returns.
 pub const MAX_SCAN: u32 = 10_000;
@@ -98,13 +98,13 @@ pub type Written = BTreeMap<RowKey, Option<Bytes>>;
 
 impl View {
     /// Whether a row may be written, and which name it has.
-    pub fn writable(&self, table: String, key: Vec<u8>) -> Result<RowKey, ViewError> {
+    pub fn writable(&self, table: &str, key: &[u8]) -> Result<RowKey, ViewError> {
         match self {
             View::NotGranted => Err(ViewError::NotGranted),
             View::Restoring(_) | View::Shards(_) => Err(ViewError::ReadOnly),
             View::Shard { .. } => {
-                check(&table, &key)?;
-                Ok((table, key.into()))
+                check(table, key)?;
+                Ok(RowKey::new(table, key))
             }
         }
     }
@@ -163,12 +163,15 @@ impl View {
         } = self
         {
             check(table, key)?;
-            if let Some(value) = overlay::get(written, table, key) {
+            let name = encode(*shard, table, key);
+            let row = within_shard(&name);
+            if let Some(value) = written.get(row) {
                 return Ok(value.clone());
             }
-            return match pending.lock().get(table, key) {
+            let value = pending.lock().get(row);
+            return match value {
                 Some(value) => Ok(value),
-                None => Ok(tables.get(*shard, table, key)?),
+                None => Ok(tables.find(&name)?),
             };
         }
         let mut rows = self.get_all(written, table, key)?;
@@ -216,7 +219,7 @@ impl View {
             } => {
                 let mut over = pending.lock().range(table, start, end);
                 for (key, value) in overlay::range(written, table, start, end) {
-                    over.insert(key.clone(), value.clone());
+                    over.insert(key, value.clone());
                 }
                 let committed = tables.scan(*shard, table, start, end, reverse);
                 merge([(*shard, covered(committed, over, reverse))], range)
@@ -349,12 +352,13 @@ mod tests {
     fn committed(name: &str, rows: &[(u32, &str, &str)]) -> Fixture {
         let store = Store::open(&crate::testing::folder(name)).unwrap();
         let tables = store.tables("s", 1).unwrap();
-        let mut commit = Commit::default();
         for (shard, key, value) in rows {
-            commit.rows.insert((*shard, row(key)), Some(text(value)));
+            let commit = Commit {
+                rows: Written::from([(row(key), Some(text(value)))]),
+                ..Commit::default()
+            };
+            tables.commit(&commit, tables.claim(*shard)).unwrap();
         }
-        let claims: Vec<_> = (0..8).map(|shard| tables.claim(shard)).collect();
-        tables.commit(&commit, &claims).unwrap();
         Fixture {
             tables,
             _store: store,
@@ -366,7 +370,7 @@ mod tests {
     }
 
     fn row(key: &str) -> RowKey {
-        ("t".to_owned(), text(key))
+        RowKey::new("t", key.as_bytes())
     }
 
     fn all(limit: u32, reverse: bool) -> Range<'static> {
@@ -405,10 +409,7 @@ mod tests {
         ));
         assert_eq!(view.get_all(&none, "t", b"b").unwrap().len(), 2);
         assert_eq!(view.get(&none, "t", b"a").unwrap(), Some(text("2")));
-        assert!(matches!(
-            view.writable("t".into(), b"a".to_vec()),
-            Err(ViewError::ReadOnly)
-        ));
+        assert!(matches!(view.writable("t", b"a"), Err(ViewError::ReadOnly)));
     }
 
     #[test]

@@ -233,22 +233,15 @@ impl Commit {
         Commit(span)
     }
 
-    /// All is durable; `placed` has where each message is, in order, if that is
-    /// known.
-    pub(crate) fn committed<'a>(
-        self,
-        all: impl Iterator<Item = &'a mut Effects>,
-        placed: &[Placed],
-    ) {
+    /// All is durable: of each event the effects, and where its messages are, in
+    /// order, if that is known.
+    pub(crate) fn committed<'a>(self, all: impl Iterator<Item = (&'a mut Effects, &'a [Placed])>) {
         // Nothing is sampled.
         let Some(commit) = self.0.context() else {
             return;
         };
-        let mut left = placed;
-        for effects in all {
-            let (theirs, others) = left.split_at(effects.messages.len().min(left.len()));
-            left = others;
-            effects.trail.settle(theirs, Some(commit));
+        for (effects, placed) in all {
+            effects.trail.settle(placed, Some(commit));
         }
     }
 
