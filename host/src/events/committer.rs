@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::group::{Done, Shard, Sum, refuse, sum, tell_committed};
+use super::group::{Done, Shard, Shares, Sum, refuse, sum, tell_committed};
 use super::line::{self, Fate};
 use super::note::Note;
 use crate::effects::Message;
@@ -150,8 +150,7 @@ impl Committer {
             };
             let sum = sum(&part);
             let span = self.span(&part);
-            let shares = Shares::of(&part);
-            let messages = take_messages(&mut part);
+            let (messages, shares) = Shares::take(&mut part);
             let published = messages.len();
             let (rows, position_rows) = self.rows(&sum);
             let first_position = published + rows.len() - position_rows.len();
@@ -401,49 +400,6 @@ impl Committer {
         }
         refused
     }
-}
-
-/// Which messages of a group are whose: for each event, where its own end.
-struct Shares(Vec<usize>);
-
-impl Shares {
-    fn of(group: &[Done]) -> Shares {
-        let mut end = 0;
-        let ends = group.iter().map(|done| {
-            end += done.effects.messages.len();
-            end
-        });
-        Shares(ends.collect())
-    }
-
-    /// The place of the event that published a message.
-    fn owner(&self, message: usize) -> Option<usize> {
-        let place = self.0.partition_point(|end| *end <= message);
-        (place < self.0.len()).then_some(place)
-    }
-
-    /// Of what there is of each message, in order, what is of each event.
-    fn of_each<'a, T>(&'a self, all: &'a [T]) -> impl Iterator<Item = &'a [T]> {
-        let begins = std::iter::once(&0).chain(&self.0);
-        let ranges = begins.zip(&self.0);
-        ranges.map(|(begin, end)| all.get(*begin..*end).unwrap_or_default())
-    }
-
-    /// Gives each event what was taken.
-    fn give_back(&self, group: &mut [Done], messages: Vec<Message>) {
-        let mut messages = messages.into_iter();
-        let mut given = 0;
-        for (done, end) in group.iter_mut().zip(&self.0) {
-            done.effects.messages = messages.by_ref().take(end - given).collect();
-            given = *end;
-        }
-    }
-}
-
-/// Takes what a group published, so that nothing of it is copied.
-fn take_messages(group: &mut [Done]) -> Vec<Message> {
-    let messages = group.iter_mut().map(|done| &mut done.effects.messages);
-    messages.flat_map(std::mem::take).collect()
 }
 
 fn put_back(waiting: &mut VecDeque<Done>, part: Vec<Done>) {

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::line::Fate;
-use crate::effects::Effects;
+use crate::effects::{Effects, Message};
 use crate::follower::Held;
 use crate::kafka::Source;
 use crate::state::Commit;
@@ -215,6 +215,45 @@ pub(super) fn sum(group: &[Done]) -> Sum {
     sum
 }
 
+/// Which messages of a group are whose: for each event, where its own end.
+pub(super) struct Shares(Vec<usize>);
+
+impl Shares {
+    /// Takes what a group published, so that nothing of it is copied.
+    pub(super) fn take(group: &mut [Done]) -> (Vec<Message>, Shares) {
+        let mut messages = Vec::new();
+        let ends = group.iter_mut().map(|done| {
+            messages.append(&mut done.effects.messages);
+            messages.len()
+        });
+        let shares = Shares(ends.collect());
+        (messages, shares)
+    }
+
+    /// Gives it back.
+    pub(super) fn give_back(&self, group: &mut [Done], messages: Vec<Message>) {
+        let mut messages = messages.into_iter();
+        let mut given = 0;
+        for (done, end) in group.iter_mut().zip(&self.0) {
+            done.effects.messages = messages.by_ref().take(end - given).collect();
+            given = *end;
+        }
+    }
+
+    /// The place of the event that published a message.
+    pub(super) fn owner(&self, message: usize) -> Option<usize> {
+        let place = self.0.partition_point(|end| *end <= message);
+        (place < self.0.len()).then_some(place)
+    }
+
+    /// Of what there is of each message, in order, what is of each event.
+    pub(super) fn of_each<'a, T>(&'a self, all: &'a [T]) -> impl Iterator<Item = &'a [T]> {
+        let begins = std::iter::once(&0).chain(&self.0);
+        let ranges = begins.zip(&self.0);
+        ranges.map(|(begin, end)| all.get(*begin..*end).unwrap_or_default())
+    }
+}
+
 /// Tells the lanes of a group that it is committed.
 pub(super) fn tell_committed(group: &[Done]) {
     let mut lanes: BTreeMap<*const Origin, &Done> = BTreeMap::new();
@@ -321,6 +360,42 @@ mod tests {
         assert!(!again.is_current());
         assert!(a.done(0, 1, "again").is_current());
         assert!(b.done(1, 2, "b2").is_current());
+    }
+
+    #[test]
+    fn what_a_group_published_is_taken_and_given_back_to_whose_it_was() {
+        let a = lane(None);
+        let published = [0, 2, 0, 1];
+        let mut group = Vec::from_iter((0..4).map(|number| a.done(0, number, "a")));
+        let mut offset = 0;
+        for (done, messages) in group.iter_mut().zip(published) {
+            for _ in 0..messages {
+                offset += 1;
+                done.effects.messages.push(Message {
+                    topic: "t".into(),
+                    partition: Some(offset),
+                    key: None,
+                    value: None,
+                    headers: Vec::new(),
+                });
+            }
+        }
+        let numbers = |messages: &[Message]| {
+            let numbers = messages.iter().map(|message| message.partition.unwrap());
+            Vec::from_iter(numbers)
+        };
+        let (messages, shares) = Shares::take(&mut group);
+        assert_eq!(numbers(&messages), [1, 2, 3]);
+        assert!(group.iter().all(|done| done.effects.messages.is_empty()));
+        let owners = (0..4).map(|message| shares.owner(message));
+        assert_eq!(Vec::from_iter(owners), [Some(1), Some(1), Some(3), None]);
+        let each = shares.of_each(&messages).map(numbers);
+        assert_eq!(Vec::from_iter(each), [vec![], vec![1, 2], vec![], vec![3]]);
+        // What is not there is nobody's.
+        assert_eq!(shares.of_each(&messages[..2]).flatten().count(), 2);
+        shares.give_back(&mut group, messages);
+        let back = group.iter().map(|done| numbers(&done.effects.messages));
+        assert_eq!(Vec::from_iter(back), [vec![], vec![1, 2], vec![], vec![3]]);
     }
 
     #[test]
