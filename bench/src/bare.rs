@@ -75,10 +75,18 @@ enum Form {
         /// What the changelog lacks, with the partition.
         changed: Vec<(i32, Vec<u8>)>,
     },
+    /// It is counted under its key in a store, and the count published. The
+    /// changelog and the store get the last count of a transaction.
+    Stored {
+        database: fjall::Database,
+        counts: fjall::Keyspace,
+        /// Of this transaction, with the partition.
+        changed: HashMap<Vec<u8>, (i32, u64)>,
+    },
 }
 
-/// Runs a loop until the process is ended. `form` is `forward`, `count` or
-/// `tally`, `delivery` a [`Delivery`].
+/// Runs a loop until the process is ended. `form` is `forward`, `count`, `tally` or
+/// `stored`, `delivery` a [`Delivery`].
 pub(crate) fn run(form: &str, delivery: &str, brokers: &str, group: &str) {
     let delivery = Delivery::parse(delivery);
     let form = match form {
@@ -88,6 +96,15 @@ pub(crate) fn run(form: &str, delivery: &str, brokers: &str, group: &str) {
             counts: HashMap::new(),
             changed: Vec::new(),
         },
+        "stored" => {
+            let database = fjall::Database::builder("store").open().unwrap();
+            let options = fjall::KeyspaceCreateOptions::default;
+            Form::Stored {
+                counts: database.keyspace("counts", options).unwrap(),
+                database,
+                changed: HashMap::new(),
+            }
+        }
         _ => panic!("there is no form {form:?}"),
     };
     let mut bare = Bare::new(form, delivery, brokers, group);
@@ -217,6 +234,20 @@ impl Bare {
                     changed.push((event.partition(), key.to_vec()));
                 }
             }
+            Form::Stored {
+                counts, changed, ..
+            } => {
+                if !changed.contains_key(key) {
+                    let stored = counts.get(key).unwrap();
+                    let stored = stored.map_or(0, |count| number(&count));
+                    changed.insert(key.to_vec(), (event.partition(), stored));
+                }
+                let (_, count) = changed.get_mut(key).unwrap();
+                *count += 1;
+                let count = count.to_string();
+                let record = BaseRecord::to(OUT).key(key).payload(count.as_bytes());
+                send(&self.producer, record);
+            }
         }
         self.next.insert(event.partition(), event.offset() + 1);
         true
@@ -236,6 +267,22 @@ impl Bare {
                 send(&self.producer, row);
             }
         }
+        if let Form::Stored {
+            database,
+            counts,
+            changed,
+        } = &mut self.form
+        {
+            let mut batch = database.batch();
+            for (key, (partition, count)) in changed.drain() {
+                let value = count.to_string();
+                let row = BaseRecord::to(CHANGELOG).partition(partition);
+                let row = row.key(&key[..]).payload(value.as_bytes());
+                send(&self.producer, row);
+                batch.insert(counts, key, value);
+            }
+            batch.commit().unwrap();
+        }
         while self.producer.in_flight_count() > 0 {
             thread::sleep(Duration::from_micros(50));
         }
@@ -252,6 +299,10 @@ impl Bare {
         }
         offsets
     }
+}
+
+fn number(digits: &[u8]) -> u64 {
+    std::str::from_utf8(digits).unwrap().parse().unwrap()
 }
 
 /// What is under a key, made if it is new.

@@ -284,7 +284,7 @@ impl Means<'_> {
         }
     }
 
-    async fn commit(&self, messages: Vec<Message>, before: u64) -> Result<(), DeadLetterError> {
+    async fn commit(&self, mut messages: Vec<Message>, before: u64) -> Result<(), DeadLetterError> {
         let transactor = match self {
             Means::ExactlyOnce(transactor) => transactor,
             Means::AtLeastOnce(host) => {
@@ -298,12 +298,13 @@ impl Means<'_> {
         let mut cause = String::new();
         for _ in 0..TRIES {
             let batch = Batch {
-                messages: messages.clone(),
+                messages,
                 ..Batch::default()
             };
             match transactor.commit(batch).await {
                 Outcome::Committed(_) => return Ok(()),
                 Outcome::Aborted(aborted) => {
+                    messages = aborted.batch.messages;
                     cause = aborted.cause.unwrap_or_default();
                     if aborted.lasting || aborted.ended {
                         break;

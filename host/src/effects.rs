@@ -44,6 +44,11 @@ pub(crate) fn record_size(
     len(key) + len(value) + headers.sum::<usize>()
 }
 
+/// Bytes of a row's table, key and value.
+pub(crate) fn row_size(row: &RowKey, value: &Option<Bytes>) -> usize {
+    row.size() + value.as_ref().map_or(0, Bytes::len)
+}
+
 /// What one invocation asked for.
 #[derive(Debug, Default)]
 pub struct Effects {
@@ -62,9 +67,7 @@ pub struct Effects {
 impl Effects {
     /// Bytes that a commit has to carry, about.
     pub fn size(&self) -> usize {
-        let rows = self.rows.iter();
-        let rows =
-            rows.map(|(row, value)| row.record().len() + value.as_ref().map_or(0, Bytes::len));
+        let rows = self.rows.iter().map(|(row, value)| row_size(row, value));
         self.messages.iter().map(Message::size).sum::<usize>() + rows.sum::<usize>()
     }
 

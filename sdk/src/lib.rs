@@ -53,6 +53,8 @@ mod event;
 mod json;
 #[cfg(any(target_arch = "wasm32", test))]
 mod logging;
+#[cfg(any(all(target_arch = "wasm32", feature = "allocator"), test))]
+mod memory;
 mod paging;
 pub mod position;
 mod problem;

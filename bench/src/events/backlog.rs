@@ -99,6 +99,7 @@ impl Backlog {
             Form::Forward => self.check_forwarded(broker),
             Form::Count => self.check_counts(OUT, Rows::TEXT, system.merges(), broker),
             Form::Tally => self.check_counts(&system.changelog(), system.rows(), true, broker),
+            Form::Nothing => {}
         }
     }
 

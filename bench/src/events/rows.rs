@@ -5,7 +5,7 @@
 use super::Scale;
 use super::backlog::Backlog;
 use super::broker::Broker;
-use super::system::{Form, System};
+use super::system::{Form, Kind, System};
 use super::work::Work;
 use crate::bare::Delivery;
 use crate::report::{Column, Table};
@@ -13,6 +13,11 @@ use crate::report::{Column, Table};
 const TIDEMILL: System = System::tidemill("Tidemill", None);
 /// Its rows are in memory, and it writes one for each event.
 const BARE: System = System::bare("bare", Delivery::Fixed(5_000));
+/// Its rows are in the store that Tidemill has.
+const STORED: System = System {
+    name: "bare, rows in fjall",
+    kind: Kind::Stored(Delivery::Fixed(5_000)),
+};
 /// Rows of the smallest state.
 const FEWEST: usize = 1_000;
 /// Bytes of an event's value: what is measured is the state.
@@ -53,7 +58,7 @@ pub(super) fn measure(scale: &Scale) -> Table {
 
     let broker = Broker::start();
     for _ in 0..scale.rounds {
-        for system in [BARE, TIDEMILL] {
+        for system in [BARE, STORED, TIDEMILL] {
             let turn = work.turn(&system, &broker, scale);
             let random = turn.parts.iter().skip(1).step_by(2);
             for (stretch, &rows) in random.zip(&sizes) {

@@ -22,6 +22,8 @@ pub(super) enum Form {
     /// It is counted per key. Nothing is published: there is the state and its
     /// changelog.
     Tally,
+    /// It is taken, and that is all.
+    Nothing,
 }
 
 impl Form {
@@ -30,6 +32,7 @@ impl Form {
             Self::Forward => "forward",
             Self::Count => "count",
             Self::Tally => "tally",
+            Self::Nothing => "nothing",
         }
     }
 
@@ -37,19 +40,21 @@ impl Form {
     fn head(self) -> &'static str {
         match self {
             Self::Forward => "name = \"bench-forward\"\ndescription",
-            Self::Count | Self::Tally => "name = \"bench-count\"\ndescription",
+            Self::Count | Self::Tally | Self::Nothing => "name = \"bench-count\"\ndescription",
         }
     }
 
     /// The component that does it, and what is different in its manifest.
     fn service(self) -> Component {
+        let does = |does| {
+            let does = format!("does = {does:?}");
+            seed("bench-count").edited(&[("does = \"publish\"", &does)])
+        };
         match self {
             Self::Forward => seed("bench-forward"),
             Self::Count => seed("bench-count"),
-            Self::Tally => {
-                let edits = [("publish = \"every\"", "publish = \"none\"")];
-                seed("bench-count").edited(&edits)
-            }
+            Self::Tally => does("count"),
+            Self::Nothing => does("nothing"),
         }
     }
 }
@@ -102,6 +107,8 @@ pub(super) struct System {
 pub(super) enum Kind {
     /// The bare loop.
     Bare(Delivery),
+    /// The same with its rows in a store, as Tidemill's are.
+    Stored(Delivery),
     /// A host of Tidemill's, with the `delivery` of the service's manifest, or
     /// what is usual.
     Tidemill(Option<&'static str>),
@@ -160,10 +167,16 @@ impl System {
                     .start();
                 Program::Host(Box::new(host))
             }
-            Kind::Bare(delivery) => {
+            Kind::Bare(delivery) | Kind::Stored(delivery) => {
+                let folder = Folder::new("bare");
+                let form = match self.kind {
+                    Kind::Stored(_) => "stored",
+                    _ => form.name(),
+                };
                 let mut command = Command::new(env::current_exe().unwrap());
-                command.args(["bare", form.name(), &delivery.to_string(), &address, name]);
-                Program::other(self.name, Folder::new("bare"), command)
+                command.current_dir(folder.path());
+                command.args(["bare", form, &delivery.to_string(), &address, name]);
+                Program::other(self.name, folder, command)
             }
             Kind::Streams(cache, settings) => {
                 let folder = Folder::new("streams");
@@ -213,7 +226,7 @@ impl Running {
     pub(super) fn profile(&mut self) -> Profile {
         let system = match self.kind {
             Kind::Tidemill(_) => "Tidemill",
-            Kind::Bare(_) | Kind::Streams(..) => "another",
+            Kind::Bare(_) | Kind::Stored(_) | Kind::Streams(..) => "another",
         };
         profile(self.id(), system, "events")
     }
@@ -246,7 +259,7 @@ impl Running {
     /// The topic that has its counts.
     pub(super) fn changelog(&self) -> String {
         match self.kind {
-            Kind::Bare(_) => CHANGELOG.to_owned(),
+            Kind::Bare(_) | Kind::Stored(_) => CHANGELOG.to_owned(),
             Kind::Streams(..) => format!("{}-counts-changelog", self.group),
             Kind::Tidemill(_) => {
                 let service = self.service().unwrap();
@@ -260,7 +273,7 @@ impl Running {
     /// What a count is in that topic.
     pub(super) fn rows(&self) -> Rows {
         match self.kind {
-            Kind::Bare(_) => Rows::TEXT,
+            Kind::Bare(_) | Kind::Stored(_) => Rows::TEXT,
             Kind::Tidemill(_) => Rows::TIDEMILL,
             Kind::Streams(..) => Rows::STREAMS,
         }

@@ -23,6 +23,9 @@ const IN_MEMORY: &[&str] = &[
     "dsl.store.suppliers.class=org.apache.kafka.streams.state.BuiltInDslStoreSuppliers$InMemoryDslStoreSuppliers",
 ];
 
+/// What an event costs whatever its handler does.
+const TIDEMILL_NOTHING: System = System::tidemill("Tidemill, a handler that does nothing", None);
+
 /// Kafka Streams, as it is compared.
 fn streams(form: Form) -> Vec<System> {
     let streams = System::streams;
@@ -36,6 +39,7 @@ fn streams(form: Form) -> Vec<System> {
             streams("Kafka Streams, RocksDB, cache", Cache::On, TUNED),
             streams("Kafka Streams, in memory, cache", Cache::On, IN_MEMORY),
         ],
+        Form::Nothing => Vec::new(),
     }
 }
 
@@ -60,6 +64,7 @@ pub(super) fn measure(scale: &Scale, form: Form) -> Vec<Table> {
         Form::Forward => "passed on",
         Form::Count => "counted per key",
         Form::Tally => "final counts",
+        Form::Nothing => "nothing done",
     };
     let table =
         |title: &str, baseline: &str| Table::new(format!("{what}, {title}"), baseline, &COLUMNS);
@@ -73,7 +78,15 @@ pub(super) fn measure(scale: &Scale, form: Form) -> Vec<Table> {
         backlog: &Backlog::in_turn(scale.events, scale.keys, SIZE),
         parts: &[],
     };
+    let nothing = Work {
+        form: Form::Nothing,
+        ..work
+    };
     let run = |system: &System| {
+        let work = match system.name {
+            name if name == TIDEMILL_NOTHING.name => &nothing,
+            _ => &work,
+        };
         let turn = work.turn(system, &broker, scale);
         let figures = turn.figures();
         let rate = figures[1].unwrap_or(f64::NAN);
@@ -97,7 +110,7 @@ pub(super) fn measure(scale: &Scale, form: Form) -> Vec<Table> {
         }
         let twice = match form {
             Form::Forward => scale.takes(TIDEMILL_AT_LEAST_ONCE.name),
-            Form::Count | Form::Tally => scale.names(TIDEMILL_AT_LEAST_ONCE.name),
+            Form::Count | Form::Tally | Form::Nothing => scale.names(TIDEMILL_AT_LEAST_ONCE.name),
         };
         if twice {
             let (figures, _) = run(&TIDEMILL_AT_LEAST_ONCE);
@@ -111,6 +124,9 @@ pub(super) fn measure(scale: &Scale, form: Form) -> Vec<Table> {
             both.add(TIDEMILL.name, figures);
             let same = System::bare(BASELINE, Delivery::Fixed(size));
             exactly.add(BASELINE, run(&same).0);
+            if form == Form::Tally {
+                exactly.add(TIDEMILL_NOTHING.name, run(&TIDEMILL_NOTHING).0);
+            }
         }
         for system in streams.iter().filter(|system| scale.takes(system.name)) {
             exactly.add(system.name, run(system).0);

@@ -270,6 +270,8 @@ mod tests {
     use super::*;
     use bytes::Bytes;
 
+    use crate::state::RowKey;
+
     struct Lane {
         origin: Arc<Origin>,
         replies: mpsc::UnboundedReceiver<Reply>,
@@ -283,7 +285,7 @@ mod tests {
 
     impl Lane {
         fn done(&self, partition: i32, number: u64, value: &'static str) -> Done {
-            let row = crate::state::RowKey::new("t", b"k");
+            let row = RowKey::new("t", b"k");
             let value = Some(Bytes::from_static(value.as_bytes()));
             let offset = 100 + number.cast_signed();
             Done {

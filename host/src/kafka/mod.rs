@@ -3,13 +3,14 @@
 //! `cluster` connects, to a real broker or to the embedded one; `health` is what
 //! the clients notice of it, `tokens` what they authenticate with by OAUTHBEARER;
 //! `topics` sees to it that topics exist; `publisher` sends events and waits until they are
-//! acknowledged; `transactions` commits messages and offsets together;
+//! acknowledged, those of requests by `batches`; `transactions` commits messages and offsets together;
 //! `consumer` is one service's membership in its group, and `farewell` ends one
 //! that was killed; `changelog` reads state, `past` other
 //! records.
 //! Decisions about offsets and failures are made elsewhere (`events`), without
 //! rdkafka.
 
+mod batches;
 mod changelog;
 mod cluster;
 mod consumer;

@@ -37,6 +37,10 @@ impl<C: ProducerContext + 'static> Polled<C> {
             .map_err(|error| KafkaError::Config(error.to_string()))?;
         Ok(Polled { producer, ended })
     }
+
+    pub(super) fn shared(&self) -> Arc<BaseProducer<C>> {
+        self.producer.clone()
+    }
 }
 
 impl<C: ProducerContext + 'static> Deref for Polled<C> {

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
@@ -19,6 +19,7 @@ use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext};
 use tokio::sync::Notify;
 
+use super::batches::{Batches, Letter};
 use super::cluster::{Cluster, KafkaError, Quiet};
 use super::polled::Polled;
 use super::properties;
@@ -74,45 +75,58 @@ const OVERDUE_BYTES: usize = 8 << 20;
 pub struct Publisher {
     producer: Polled<Context>,
     overdue: Arc<Overdue>,
+    /// Where what is sent goes through, if not to librdkafka at once.
+    batches: Option<Batches>,
 }
 
 impl Publisher {
     /// For requests' events: what was sent is written once or not at all, however
     /// late. The broker need not answer yet.
     pub fn for_requests(cluster: &Cluster) -> Result<Publisher, KafkaError> {
-        Publisher::new(cluster, "tidemill-publisher", "0")
+        // What is sent is all there is to send, and librdkafka is told so. It waits
+        // for as long by itself where it could not send then.
+        let own = [("message.timeout.ms", "0"), ("linger.ms", "5")];
+        let mut publisher = Publisher::new(cluster, "tidemill-publisher", own)?;
+        publisher.batches = Some(Batches::start(publisher.producer.shared())?);
+        Ok(publisher)
     }
 
     /// For what may be there twice but not late: rows of a shard that another host
     /// may have by then, and the host's own notes.
     pub fn for_the_host(cluster: &Cluster) -> Result<Publisher, KafkaError> {
-        Publisher::new(cluster, "tidemill-host-publisher", "10000")
+        // Without any waiting, requests to Kafka are small and many.
+        let own = [("message.timeout.ms", "10000"), ("linger.ms", "0.3")];
+        Publisher::new(cluster, "tidemill-host-publisher", own)
     }
 
-    fn new(cluster: &Cluster, client: &str, timeout_ms: &str) -> Result<Publisher, KafkaError> {
+    fn new(
+        cluster: &Cluster,
+        client: &str,
+        own: [(&str, &str); 2],
+    ) -> Result<Publisher, KafkaError> {
         let overdue = Arc::new(Overdue::default());
         let context = Context {
             quiet: cluster.quiet(),
             overdue: overdue.clone(),
         };
-        let own = [
+        let common = [
             ("enable.idempotence", "true"),
             ("acks", "all"),
             ("partitioner", "murmur2_random"),
-            // Where 32 clients wait for their answers, 1 ms costs a third of their
-            // rate; without any, requests to Kafka are small and many.
-            ("linger.ms", "0.3"),
-            ("message.timeout.ms", timeout_ms),
             ("queue.buffering.max.kbytes", "131072"),
             // The manifest's limit is the one that counts; the broker's own is
             // asked by sending.
             ("message.max.bytes", "104857600"),
         ];
+        let settings = [&common[..], &own[..]].concat();
         let producer = cluster
-            .client(client, &own, context)
+            .client(client, &settings, context)
             .map_err(|error| KafkaError::Config(properties::refusal(&error)))?;
-        let producer = Polled::start(producer)?;
-        Ok(Publisher { producer, overdue })
+        Ok(Publisher {
+            producer: Polled::start(producer)?,
+            overdue,
+            batches: None,
+        })
     }
 
     /// Publishes messages, side by side, and returns when each is acknowledged, has
@@ -152,7 +166,13 @@ impl Publisher {
             place,
             bytes: message.size(),
         };
-        let mut record = record(message, Box::new(delivery));
+        let delivery = Box::new(delivery);
+        if let Some(batches) = &self.batches {
+            let message = message.clone();
+            batches.push(Letter { message, delivery });
+            return Ok(());
+        }
+        let mut record = record(message, delivery);
         let deadline = tokio::time::Instant::now() + ROOM;
         loop {
             let (error, returned) = match self.producer.send(record) {
@@ -170,13 +190,24 @@ impl Publisher {
 
     /// Messages that are not acknowledged yet.
     pub fn queued(&self) -> usize {
-        usize::try_from(self.producer.in_flight_count()).unwrap_or_default()
+        let sent = usize::try_from(self.producer.in_flight_count()).unwrap_or_default();
+        sent + self.batches.as_ref().map_or(0, Batches::len)
     }
 
-    /// Waits until all that was sent is acknowledged or has failed.
+    /// Waits until all that was published is acknowledged or has failed.
     pub fn flush(&self, timeout: Duration) {
-        if let Err(error) = self.producer.flush(timeout) {
-            tracing::warn!(event = "publisher.not-flushed", %error, "some events were not acknowledged before the host ended");
+        let until = Instant::now() + timeout;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            // More may come out of the batches meanwhile.
+            let flushed = self.producer.flush(left.min(Duration::from_millis(50)));
+            if self.queued() == 0 {
+                return;
+            }
+            if let (Err(error), true) = (flushed, left.is_zero()) {
+                tracing::warn!(event = "publisher.not-flushed", %error, "some events were not acknowledged before the host ended");
+                return;
+            }
         }
     }
 }
@@ -421,14 +452,28 @@ impl Overdue {
     }
 }
 
-/// Names a message in librdkafka's hands.
-struct Delivery {
+/// Names a message on its way.
+pub(super) struct Delivery {
     receipt: Arc<Receipt>,
     place: usize,
     bytes: usize,
 }
 
-struct Context {
+impl Delivery {
+    /// Says what became of it.
+    pub(super) fn report(self, said: Result<Placed, PublishError>, topic: &str, context: &Context) {
+        let place = self.place;
+        let waited = self.receipt.report(|to| match said {
+            Ok(placed) => to.place(place, placed),
+            Err(error) => to.failed.push((place, error)),
+        });
+        if !waited {
+            context.overdue.less(topic, self.bytes);
+        }
+    }
+}
+
+pub(super) struct Context {
     quiet: Quiet,
     overdue: Arc<Overdue>,
 }
@@ -447,24 +492,12 @@ impl ProducerContext for Context {
     type DeliveryOpaque = Box<Delivery>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, delivery: Box<Delivery>) {
-        let Delivery {
-            receipt,
-            place,
-            bytes,
-        } = *delivery;
-        let (message, waited) = match result {
-            Ok(message) => {
-                let placed = Placed::of(message);
-                (message, receipt.report(|to| to.place(place, placed)))
-            }
+        match result {
+            Ok(message) => delivery.report(Ok(Placed::of(message)), message.topic(), self),
             Err((error, message)) => {
                 let error = classify(message.topic(), error, true);
-                let waited = receipt.report(|to| to.failed.push((place, error)));
-                (message, waited)
+                delivery.report(Err(error), message.topic(), self);
             }
-        };
-        if !waited {
-            self.overdue.less(message.topic(), bytes);
         }
     }
 }

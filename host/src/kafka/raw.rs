@@ -1,7 +1,7 @@
 //! What the rdkafka crate has no safe form for: a member's generation in its
 //! group, what became of a call that belongs to a transaction, records read in
-//! batches, with the offset of a partition's end, a token for a client, and a key's
-//! partition.
+//! batches, with the offset of a partition's end, a token for a client, a key's
+//! partition, and a flush that leaves polling to others.
 //!
 //! Everything here is a thin form of one librdkafka function and decides nothing.
 
@@ -157,6 +157,16 @@ pub(super) fn call<C: ProducerContext>(
     };
     // SAFETY: it is what librdkafka returned for us.
     unsafe { TransactionError::take(error) }
+}
+
+/// Has librdkafka send all that it was given without waiting for more, and waits
+/// until it is acknowledged, for so long at most. Unlike the rdkafka crate's own, it
+/// does not poll: a thread does.
+pub(super) fn flush<C: ProducerContext>(producer: &impl Producer<C>, timeout: Duration) {
+    let client = producer.client().native_ptr();
+    let timeout = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: the producer lives. All that it can say is that time is up.
+    unsafe { bindings::rd_kafka_flush(client, timeout) };
 }
 
 /// A client of any kind.

@@ -182,7 +182,8 @@ impl Component {
             return Ok(instance);
         }
         loop {
-            let made = Instance::new(self, &self.pre, self.exports).await;
+            // In a place of its own, so that a call that finds one idle is smaller.
+            let made = Box::pin(Instance::new(self, &self.pre, self.exports)).await;
             let full = Failure::Crowded {
                 limit: Limit::HostInstances,
             };

@@ -18,7 +18,7 @@ use super::feed::Pulling;
 use super::memory::MemoryLimit;
 use super::output::GuestLog;
 use super::turns::Held;
-use crate::effects::{Effects, Message};
+use crate::effects::{Effects, Message, row_size};
 use crate::invocation::Identity;
 use crate::limits::{Hits, Limit};
 use crate::state::view::Range;
@@ -210,8 +210,8 @@ impl publisher::Host for Context {
 
 impl Context {
     fn write(&mut self, row: RowKey, value: Option<Bytes>) -> Result<(), state::Error> {
-        let size = row.record().len() + value.as_ref().map_or(0, Bytes::len);
-        self.count(size, 1).map_err(state::Error::TooMany)?;
+        self.count(row_size(&row, &value), 1)
+            .map_err(state::Error::TooMany)?;
         self.effects.rows.insert(row, value);
         Ok(())
     }

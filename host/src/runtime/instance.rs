@@ -155,8 +155,8 @@ impl Instance {
             body: request.body,
         };
         let called = {
-            let call = pin!(handler.call_async(&mut self.store, (request,)));
-            bounded(&self.held, call).await
+            let mut call = Box::pin(handler.call_async(&mut self.store, (request,)));
+            bounded(&self.held, call.as_mut()).await
         };
         match self.finished(called, time) {
             Ok((response,)) => {

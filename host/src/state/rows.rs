@@ -54,6 +54,12 @@ impl RowKey {
         RowKey(behind(named(Vec::new(), table, &[])).into())
     }
 
+    /// Bytes of table and key.
+    pub fn size(&self) -> usize {
+        // All but the zero byte between them.
+        self.0.len() - 1
+    }
+
     /// As a record's key.
     pub fn record(&self) -> &Bytes {
         &self.0

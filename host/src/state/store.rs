@@ -520,6 +520,8 @@ impl Tables {
     ) -> Result<(), StoreError> {
         let mut batch = self.database.batch();
         let mut name = Vec::new();
+        let mut rows = rows.peekable();
+        let has_rows = rows.peek().is_some();
         for (row, value) in rows {
             store_key(&mut name, shard, row.as_ref());
             match value {
@@ -538,7 +540,7 @@ impl Tables {
             batch.insert(&self.marks, name, offset.to_be_bytes());
         }
         let shards = self.shards();
-        if !shards.contains(&shard) {
+        if has_rows && !shards.contains(&shard) {
             // Before the rows can be read; an empty shard more does no harm.
             let shards = shards.iter().copied().chain([shard]);
             self.shards.store(Arc::new(shards.collect()));
