@@ -63,8 +63,8 @@ impl PublishError {
 /// hand its partitions over, shorter than clients wait.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a sender waits for room in librdkafka's queue.
-const ROOM: Duration = Duration::from_secs(2);
+/// How long a message waits for room in librdkafka's queue.
+pub(super) const ROOM: Duration = Duration::from_secs(2);
 
 /// What a topic may have of messages that nobody waits for any more, before it
 /// takes no other.
@@ -75,7 +75,7 @@ const OVERDUE_BYTES: usize = 8 << 20;
 pub struct Publisher {
     producer: Polled<Context>,
     overdue: Arc<Overdue>,
-    /// Where what is sent goes through, if not to librdkafka at once.
+    /// What makes batches of what is published, if something does.
     batches: Option<Batches>,
 }
 
@@ -83,8 +83,8 @@ impl Publisher {
     /// For requests' events: what was sent is written once or not at all, however
     /// late. The broker need not answer yet.
     pub fn for_requests(cluster: &Cluster) -> Result<Publisher, KafkaError> {
-        // What is sent is all there is to send, and librdkafka is told so. It waits
-        // for as long by itself where it could not send then.
+        // The batch is told to go. Only what cannot go then, as while its partition
+        // has no leader, goes when `linger.ms` is over.
         let own = [("message.timeout.ms", "0"), ("linger.ms", "5")];
         let mut publisher = Publisher::new(cluster, "tidemill-publisher", own)?;
         publisher.batches = Some(Batches::start(publisher.producer.shared())?);
@@ -179,8 +179,7 @@ impl Publisher {
                 Ok(()) => return Ok(()),
                 Err(failed) => failed,
             };
-            let full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
-            if !full || tokio::time::Instant::now() > deadline {
+            if !is_full(&error) || tokio::time::Instant::now() > deadline {
                 return Err(classify(&message.topic, &error, false));
             }
             record = returned;
@@ -210,6 +209,11 @@ impl Publisher {
             }
         }
     }
+}
+
+/// Whether librdkafka has no room for a message now.
+pub(super) fn is_full(error: &RdKafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull)
 }
 
 /// What is known of a message that failed; `sent` if librdkafka has had it. What
