@@ -242,7 +242,7 @@ fn events(most: usize, rounds: usize) -> Table {
     host.deploy(&consuming(0));
     let mut host = host;
     let mut deployed = (0, 0);
-    for (requests, subscribed) in [(0, 0), (100, 0), (most, 0), (most, 9), (most, 99)] {
+    for (requests, subscribed) in [(0, 0), (100, 0), (most, 0), (most, 99)] {
         while deployed.0 < requests {
             host.deploy(&answering(deployed.0));
             deployed.0 += 1;

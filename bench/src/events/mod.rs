@@ -55,7 +55,7 @@ const PARTS: [Part; 10] = [
         throughput::measure(scale, Form::Tally)
     }),
     part("latency", 0, 3, |scale| vec![latency::measure(scale)]),
-    part("partitions", 300_000, 2, |scale| {
+    part("partitions", 300_000, 3, |scale| {
         vec![scaling::partitions(scale)]
     }),
     part("rows", 60_000, 2, |scale| vec![rows::measure(scale)]),

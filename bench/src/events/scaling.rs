@@ -23,9 +23,10 @@ pub(super) fn partitions(scale: &Scale) -> Table {
     let mut table = Table::new(title, &name(PARTITIONS[0]), &COLUMNS);
     let backlog = Backlog::in_turn(scale.events, scale.keys, SIZE);
     let work = forward(&backlog);
-    let mut broker = Broker::start();
-    warm(&broker, scale);
     for _ in 0..scale.rounds {
+        // One that deletes the topics of earlier rounds is slow for minutes.
+        let mut broker = Broker::start();
+        warm(&broker, scale);
         for partitions in PARTITIONS {
             broker.partitions = partitions;
             let figures = work.turn(&TIDEMILL, &broker, scale).figures();

@@ -37,11 +37,11 @@ pub(super) fn measure() -> Vec<Table> {
         &COLUMNS,
     )
     .called("fresh-get-text");
-    alternate(&mut texts, &mut text, &[hello()], CONNECTIONS, rounds(5));
+    alternate(&mut texts, &mut text, &[hello()], CONNECTIONS, rounds(3));
     let baseline = "Tidemill, axum router, warm";
     let mut jsons = Table::new("POST JSON, a fresh instance each", baseline, &COLUMNS)
         .called("fresh-post-json");
     let exchanges = [create("user-12345")];
-    alternate(&mut jsons, &mut json, &exchanges, CONNECTIONS, rounds(5));
+    alternate(&mut jsons, &mut json, &exchanges, CONNECTIONS, rounds(3));
     vec![texts, jsons]
 }

@@ -55,7 +55,7 @@ fn rounds(usual: usize) -> usize {
 
 /// How long a turn is: `BENCH_TURN`, in milliseconds.
 fn time() -> Duration {
-    Duration::from_millis(setting("BENCH_TURN", 1200) as u64)
+    Duration::from_millis(setting("BENCH_TURN", 1000) as u64)
 }
 
 /// Systems that are started if they take part, and have answered.
