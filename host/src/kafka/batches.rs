@@ -19,10 +19,10 @@ use super::raw;
 use crate::effects::Message;
 
 /// How long a batch waits for the one before, if many of that are not acknowledged
-/// yet: longer than a broker takes, shorter than anyone would notice when one of
-/// several brokers does not answer.
+/// yet: longer than a broker takes.
 const LONG: Duration = Duration::from_millis(20);
-/// And if it is few: then they are hardly in each other's way.
+/// And if it is few, or some of those before were waited for in vain: then that is
+/// no reason to hold up others.
 const SHORT: Duration = Duration::from_millis(1);
 /// Up to so many are few.
 const FEW: i32 = 16;
@@ -67,12 +67,15 @@ impl Drop for Batches {
 fn run(line: &Line<Letter>, producer: &BaseProducer<Context>) {
     let mut full = None;
     while let Some(batch) = line.next() {
+        // Of earlier batches: it was waited for already, and may be stuck.
+        let left = producer.in_flight_count();
         for letter in batch {
             send(producer, letter, &mut full);
         }
         line.sent();
         let many = producer.in_flight_count() > FEW;
-        raw::flush(producer, if many { LONG } else { SHORT });
+        let wait = if many && left == 0 { LONG } else { SHORT };
+        raw::flush(producer, wait);
     }
 }
 
