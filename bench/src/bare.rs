@@ -20,7 +20,7 @@ use rdkafka::message::Message;
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
-use crate::events::{CHANGELOG, IN, OUT};
+use crate::events::{CHANGELOG, IN, OUT, number};
 
 /// How often offsets are committed where each event comes at least once.
 const COMMIT: Duration = Duration::from_millis(100);
@@ -299,10 +299,6 @@ impl Bare {
         }
         offsets
     }
-}
-
-fn number(digits: &[u8]) -> u64 {
-    std::str::from_utf8(digits).unwrap().parse().unwrap()
 }
 
 /// What is under a key, made if it is new.

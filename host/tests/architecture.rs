@@ -34,7 +34,7 @@ const EXCEPTIONS: [&str; 3] = [
     "sdk/src/sys/bindings.rs: missing_docs, unreachable_pub, clippy::all",
 ];
 
-/// Files of the host with code that the compiler cannot check.
+/// Files with code that the compiler cannot check.
 const UNSAFE: [&str; 5] = [
     "host/src/kafka/embedded.rs",
     "host/src/kafka/raw.rs",

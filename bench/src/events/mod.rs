@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use crate::report::{Table, show};
 use crate::setting;
 use system::Form;
+pub(crate) use system::number;
 
 /// The topic that events are read from.
 pub(crate) const IN: &str = "bench-in";

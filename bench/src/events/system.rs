@@ -72,12 +72,12 @@ impl Rows {
     /// As a number in decimal, under the key alone.
     pub(super) const TEXT: Self = Self {
         prefix: b"",
-        count: text,
+        count: number,
     };
     /// Beside rows of the table there are others.
     const TIDEMILL: Self = Self {
         prefix: b"counts\0",
-        count: text,
+        count: number,
     };
     const STREAMS: Self = Self {
         prefix: b"",
@@ -87,11 +87,12 @@ impl Rows {
     /// The number of the key, and its count; none if this is no count.
     pub(super) fn read(self, key: &[u8], value: Option<&[u8]>) -> Option<(usize, u64)> {
         let key = key.strip_prefix(self.prefix)?.strip_prefix(b"key-")?;
-        Some((text(key) as usize, (self.count)(value.unwrap())))
+        Some((number(key) as usize, (self.count)(value.unwrap())))
     }
 }
 
-fn text(digits: &[u8]) -> u64 {
+/// What is written in decimal.
+pub(crate) fn number(digits: &[u8]) -> u64 {
     std::str::from_utf8(digits).unwrap().parse().unwrap()
 }
 
