@@ -13,7 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
+use tokio::sync::Semaphore;
 
 use crate::kafka::Cluster;
 use crate::problem::Problem;
@@ -32,7 +32,8 @@ enum Side {
     Admin,
 }
 
-/// Answers on both listeners until it is dropped.
+/// Answers on both listeners until it is dropped. Clients that were let in by then
+/// have their answer still.
 pub async fn answer(
     public: &TcpListener,
     admin: &TcpListener,
@@ -46,12 +47,9 @@ pub async fn answer(
 }
 
 async fn listen(listener: &TcpListener, side: Side, cluster: &Arc<Cluster>) -> Infallible {
-    let mut connections = JoinSet::new();
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        if connections.len() >= CONNECTIONS {
-            let _ = connections.join_next().await;
-        }
-        while connections.try_join_next().is_some() {}
+        let place = places.clone().acquire_owned().await;
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
@@ -61,7 +59,8 @@ async fn listen(listener: &TcpListener, side: Side, cluster: &Arc<Cluster>) -> I
             let response = respond(&request, side, &cluster);
             std::future::ready(Ok::<_, Infallible>(response))
         });
-        connections.spawn(async move {
+        tokio::spawn(async move {
+            let _place = place;
             // One answer a connection: the next one may be another's to give.
             let connection = http1::Builder::new()
                 .keep_alive(false)

@@ -1,9 +1,13 @@
 //! A broker that is not there: at the start, and for a while.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tidemill_tests::{
-    Api, Component, Counting, Fault, Fleet, Kafka, Manifest, Network, eventually, unique,
+    Api, Component, Counting, Deadline, Fault, Fleet, Kafka, Manifest, Network, eventually, unique,
 };
 
 use super::{
@@ -29,12 +33,40 @@ fn a_host_that_has_never_seen_its_broker_lives_says_so_and_begins_when_it_comes(
     // Told to end, it ends.
     assert_eq!(host.terminate().code(), Some(0), "{}", host.log());
 
+    // Whoever asks while it begins has an answer, from before or from after.
     let host = start();
-    proxy.network(Network::Fine);
-    host.ready();
+    let _ = unready(&host).unwrap();
+    let begun = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for client in [host.http(), host.admin()] {
+            let begun = &begun;
+            scope.spawn(move || {
+                let deadline = Deadline::usual();
+                while !begun.load(Ordering::Relaxed) && !deadline.passed() {
+                    let answer = answer_to_a_slow_client(client.address());
+                    assert!(answer.starts_with("HTTP/1.1 "), "{answer:?}");
+                }
+            });
+        }
+        proxy.network(Network::Fine);
+        host.ready();
+        begun.store(true, Ordering::Relaxed);
+    });
     counting.write(100);
     counting.is_exact([&host]);
     assert!(said(&host, "has never seen it") <= 1, "{}", host.log());
+}
+
+/// Sends a request in two parts, and gives the answer. Empty if there was none.
+fn answer_to_a_slow_client(address: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n").unwrap();
+    thread::sleep(Duration::from_millis(50));
+    let mut answer = Vec::new();
+    let _ = stream
+        .write_all(b"connection: close\r\n\r\n")
+        .and_then(|()| stream.read_to_end(&mut answer));
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 #[test]
