@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -268,8 +269,15 @@ impl Addresses {
     }
 }
 
+/// Listens. Connections that were not accepted yet wait in the kernel, as many as it
+/// allows: usually there is room for 128, and who comes then tries again after a
+/// second.
 async fn bind(address: &str) -> Result<TcpListener, ServeError> {
     let bound = TcpListener::bind(address).await;
+    let bound = bound.and_then(|listener| {
+        SockRef::from(&listener).listen(i32::MAX)?;
+        Ok(listener)
+    });
     bound.map_err(|cause| ServeError::Bind {
         address: address.to_owned(),
         cause,

@@ -83,8 +83,13 @@ fn a_client_without_a_place_waits_until_one_is_free() {
     }
     let mut next = connect();
     assert!(answered(&mut next, Duration::from_millis(300)).is_err());
+    // So do hundreds: whom the kernel has no room for is to try again after a second.
+    let address = pair.host.http().address().parse().unwrap();
+    let many = (0..500).map(|_| TcpStream::connect_timeout(&address, Duration::from_millis(900)));
+    let many: Vec<TcpStream> = many.map(Result::unwrap).collect();
     // The admin listener has places of its own.
     let _ = pair.host.admin().get("/readyz").expect(200);
+    drop(many);
     drop(all.pop());
     assert_eq!(
         &answered(&mut next, Duration::from_secs(20)).unwrap(),
