@@ -164,7 +164,7 @@ SOAK ?= 1200
 .PHONY: soak
 soak: guests build ## hold that nothing leaks under load and faults: half an hour
 	@kafka/kafka fetch
-	@TIDEMILL_SOAK=$(SOAK) $(CARGO) test --release $(LOCKED) --workspace --test all -- soak:: --nocapture
+	@TIDEMILL_SOAK=$(SOAK) $(CARGO) test --release $(LOCKED) --workspace --test all -- endurance:: --nocapture
 	@echo "samples and their plot: $(TARGET)/soak.csv, $(TARGET)/soak.svg"
 
 # make fuzz FUZZ_SECONDS=600

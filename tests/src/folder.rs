@@ -91,6 +91,21 @@ impl Folder {
         Self(path)
     }
 
+    /// Makes one at the same place in each run, for one test alone: what cargo has
+    /// built of a project there is used by the next run.
+    ///
+    /// # Panics
+    /// If the disk fails.
+    #[must_use]
+    pub fn at_its_place(name: &str) -> Self {
+        let path = target().join("tmp/tidemill-tests").join(name);
+        if path.exists() {
+            fs::remove_dir_all(&path).unwrap();
+        }
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -7,6 +7,7 @@ use std::{fs, thread};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::compiled;
 use crate::component::Component;
 use crate::folder::{Folder, tidemill};
 use crate::http::{Client, Reply};
@@ -89,7 +90,7 @@ impl Builder {
     /// If it does not become ready.
     #[must_use]
     pub fn ready(self) -> Host {
-        let services = self.deploy.len();
+        let deployed = self.deploy.clone();
         let host = self.start();
         // A test of its own holds that /readyz waits for these; the others are
         // not to fail with it.
@@ -97,11 +98,12 @@ impl Builder {
             let list = host.admin.try_send("GET", "/v1/services", &[], b"");
             let list = list.map_err(|error| error.to_string())?.json();
             match list["services"].as_array() {
-                Some(all) if all.len() >= services => Ok(()),
+                Some(all) if all.len() >= deployed.len() => Ok(()),
                 _ => Err(list.to_string()),
             }
         });
         host.ready();
+        compiled::keep(&deployed, &host.data_dir());
         host
     }
 
@@ -125,6 +127,7 @@ impl Builder {
             }
         }
         arguments.extend(self.arguments);
+        compiled::lend(&self.deploy, &data);
         let mut deploy = Vec::new();
         for (number, component) in self.deploy.iter().enumerate() {
             let file = folder.path().join(format!("deploy-{number}.wasm"));

@@ -16,6 +16,7 @@
 
 mod access;
 mod collector;
+mod compiled;
 mod component;
 mod core;
 mod counting;

@@ -129,12 +129,13 @@ pub fn run(command: &mut Command) -> (bool, String, String) {
     )
 }
 
-/// Has a new service built soon rather than well, its dependencies once for all tests
-/// and all their runs: without LTO and most optimisations, which take most of the
-/// time. The seeds are built as services are.
-pub fn builds_soon(command: &mut Command) -> &mut Command {
+/// Has a new service built soon rather than well: without LTO and most optimisations,
+/// which take most of the time. The seeds are built as services are. Its dependencies
+/// are built once for all runs if `name` is of the project's folder alone, and that is
+/// at the same place in each.
+pub fn builds_soon<'a>(command: &'a mut Command, name: &str) -> &'a mut Command {
     command
-        .env("CARGO_TARGET_DIR", target().join("new"))
+        .env("CARGO_TARGET_DIR", target().join("new").join(name))
         .env("CARGO_PROFILE_RELEASE_LTO", "off")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
         .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 /// How long a condition may take to come true. Long, since it is only spent
 /// when a test fails, and machines that run tests are slow at times.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A point in time until which something is waited for.
 #[derive(Clone, Copy, Debug)]

@@ -47,7 +47,7 @@ fn a_handler_that_does_not_end_is_504_in_time() {
         pair.host.http().get(&pair.target(mode)).problem(504);
         let took = began.elapsed();
         assert!(took >= Duration::from_millis(290), "{mode}: {took:?}");
-        assert!(took < Duration::from_secs(3), "{mode}: {took:?}");
+        assert!(took < Duration::from_secs(10), "{mode}: {took:?}");
         pair.both_serve();
     }
 }

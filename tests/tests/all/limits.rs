@@ -60,7 +60,7 @@ fn more_than_a_services_instances_may_have_is_503_and_comes_back() {
             .limit("memory-total", "\"64 MiB\"")
     });
     thread::scope(|scope| {
-        let first = calling(scope, &pair, "hold?mib=40&ms=1500", 1);
+        let first = calling(scope, &pair, "hold?mib=40&ms=4000", 1);
         eventually("the first has its memory", || {
             match memory(&pair.host, &pair.name) {
                 bytes if bytes > 40e6 => Ok(()),
@@ -112,7 +112,7 @@ fn idle_instances_of_others_are_given_up_first() {
 fn on_a_full_host_a_request_is_503_and_an_event_waits_without_an_attempt() {
     let pair = small();
     thread::scope(|scope| {
-        let full = calling(scope, &pair, "hold?mib=50&ms=2000", 1);
+        let full = calling(scope, &pair, "hold?mib=50&ms=4000", 1);
         eventually("the memory is taken", || {
             match memory(&pair.host, &pair.name) {
                 bytes if bytes > 50e6 => Ok(()),
@@ -291,7 +291,7 @@ fn one_more_than_may_wait_is_turned_away_at_once() {
             .limit("queue-time", "\"60s\"")
     });
     thread::scope(|scope| {
-        let calls = calling(scope, &pair, "sleep?ms=1000", 3);
+        let calls = calling(scope, &pair, "sleep?ms=2000", 3);
         let mut statuses: Vec<u16> = calls.into_iter().map(|call| call.join().unwrap()).collect();
         statuses.sort_unstable();
         assert_eq!(statuses, [200, 200, 503]);
@@ -308,7 +308,7 @@ fn one_that_waited_its_time_is_turned_away() {
             .limit("queue-time", "\"50ms\"")
     });
     thread::scope(|scope| {
-        let calls = calling(scope, &pair, "sleep?ms=1000", 2);
+        let calls = calling(scope, &pair, "sleep?ms=2000", 2);
         let mut statuses: Vec<u16> = calls.into_iter().map(|call| call.join().unwrap()).collect();
         statuses.sort_unstable();
         assert_eq!(statuses, [200, 503]);

@@ -15,6 +15,8 @@ mod dead_letters;
 mod deployments;
 mod deploys;
 mod documentation;
+// The one that takes longest: tests begin in the order of their names.
+mod endurance;
 mod events;
 mod exactly_once;
 mod harness;
@@ -31,7 +33,6 @@ mod packaging;
 mod secured;
 mod seeds;
 mod shutdown;
-mod soak;
 mod tracing;
 mod trouble;
 

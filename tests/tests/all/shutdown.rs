@@ -226,7 +226,7 @@ fn a_second_signal_ends_a_host_at_once_with_128_and_its_number() {
         let began = Instant::now();
         pair.host.process().signal(second);
         assert_eq!(pair.host.process().wait().code(), Some(code));
-        assert!(began.elapsed() < Duration::from_secs(2));
+        assert!(began.elapsed() < Duration::from_secs(10));
     }
 }
 

@@ -6,16 +6,16 @@ use std::process::Command;
 use std::{env, fs};
 
 use serde_json::Value;
-use tidemill_tests::{Component, Host, Manifest, builds_soon, copy, run, tidemill};
+use tidemill_tests::{Component, Folder, Host, Manifest, builds_soon, copy, run, target, tidemill};
 
 use super::json;
 
-/// A service's project in a folder.
-struct Project(PathBuf);
+/// A service's project in a folder, and the name of what cargo builds of it.
+struct Project(PathBuf, &'static str);
 
 impl Project {
     fn run(&self, program: &Path, arguments: &[&str]) -> (bool, String, String) {
-        run(builds_soon(&mut Command::new(program))
+        run(builds_soon(&mut Command::new(program), self.1)
             .args(arguments)
             .current_dir(&self.0))
     }
@@ -36,10 +36,18 @@ impl Project {
         self.command("git", &[&who, arguments].concat())
     }
 
-    /// The same source in another folder.
+    /// The same source in another folder, built in another one.
     fn copied(&self, to: &Path) -> Project {
         copy(&self.0, to);
-        Project(to.to_owned())
+        // What is built for macros is not built again.
+        let built = target().join("new");
+        if !built.join("copy").exists() {
+            let (done, _, error) = run(Command::new("cp")
+                .args(["-a", self.1, "copy"])
+                .current_dir(built));
+            assert!(done, "{error}");
+        }
+        Project(to.to_owned(), "copy")
     }
 }
 
@@ -52,9 +60,12 @@ fn texts(list: &Value) -> Vec<&str> {
 #[test]
 fn a_new_service_is_one_file_wherever_it_is_built() {
     let host = Host::embedded([]);
-    let (made, output, error) = host.cli(&["new", "shop"]);
+    let folder = Folder::at_its_place("project");
+    let (made, output, error) = run(Command::new(tidemill())
+        .args(["new", "shop"])
+        .current_dir(folder.path()));
     assert!(made, "{output}{error}");
-    let shop = Project(host.folder().path().join("shop"));
+    let shop = Project(folder.path().join("shop"), "project");
     let cargo = env::var_os("CARGO").unwrap_or("cargo".into());
     shop.command(&cargo, &["test"]);
 
@@ -85,7 +96,7 @@ fn a_new_service_is_one_file_wherever_it_is_built() {
         assert!(!found, "{folder} is in the component");
     }
 
-    let elsewhere = shop.copied(&host.folder().path().join("else where/shop"));
+    let elsewhere = shop.copied(&folder.path().join("else where/shop"));
     assert_eq!(elsewhere.build()["digest"], built["digest"]);
 
     elsewhere.git(&["init", "--quiet"]);
@@ -99,11 +110,11 @@ fn a_new_service_is_one_file_wherever_it_is_built() {
     let dirty = format!("{}-dirty", commit.trim());
     assert_eq!(elsewhere.build()["revision"], dirty);
 
-    let deployed = json(&shop.command(
+    let deployed = json(&elsewhere.command(
         tidemill(),
         &["deploy", "--json", "--admin", host.admin().address()],
     ));
-    let shown = json(&shop.command(tidemill(), &["inspect", "--json"]));
+    let shown = json(&elsewhere.command(tidemill(), &["inspect", "--json"]));
     assert_eq!(deployed["revision"], shown["digest"]);
     assert_eq!(shown["revision"], dirty);
     let reply = host.http().get("/shop");

@@ -21,7 +21,7 @@ impl Session {
     /// Begins one, and waits until its first build serves.
     fn begin(project: &Path, log: &str, arguments: &[&str]) -> Session {
         let mut command = Command::new(tidemill());
-        builds_soon(&mut command)
+        builds_soon(&mut command, "watched")
             .arg("dev")
             .args(arguments)
             .current_dir(project);
@@ -93,7 +93,7 @@ impl Session {
 
 #[test]
 fn what_is_saved_serves_and_what_is_broken_changes_nothing() {
-    let folder = Folder::new("dev");
+    let folder = Folder::at_its_place("watched");
     let (made, output, error) = run(Command::new(tidemill())
         .args(["new", "shop"])
         .current_dir(folder.path()));
