@@ -496,7 +496,7 @@ impl<'a> Member<'a> {
             if let Some(until) = quiet {
                 quiet_until.insert(source.clone(), until);
             }
-            queues.push((source.clone(), self.consumer.queue(source)?));
+            queues.push((source.clone(), self.consumer.queue(source, from)?));
             if self.untouched.remove(source) != Some(from) {
                 let (consumer, source) = (self.consumer.clone(), source.clone());
                 tokio::task::spawn_blocking(move || consumer.seek(&source, from)).await??;

@@ -262,8 +262,8 @@ impl Consumer {
         // The queues first: once they stand, nothing of these partitions comes
         // through the group's own queue.
         let mut queues = Vec::with_capacity(positions.len());
-        for source in positions.keys() {
-            queues.push((source.clone(), self.queue(source)?));
+        for (source, from) in positions {
+            queues.push((source.clone(), self.queue(source, *from)?));
         }
         if self.is_incremental() {
             self.inner.incremental_assign(&list)
@@ -274,8 +274,9 @@ impl Consumer {
         Ok(queues)
     }
 
-    /// The queue of a partition that is assigned, or is about to be.
-    pub fn queue(&self, source: &Source) -> Result<Queue, KafkaError> {
+    /// The queue of a partition that is assigned, or is about to be, and is read from
+    /// this offset on.
+    pub fn queue(&self, source: &Source, from: i64) -> Result<Queue, KafkaError> {
         let (topic, partition) = source;
         let queue = self.inner.split_partition_queue(topic, *partition);
         let inner = queue.ok_or_else(|| KafkaError::Group {
@@ -285,6 +286,7 @@ impl Consumer {
         Ok(Queue {
             inner,
             topic: topic.clone(),
+            from,
         })
     }
 
@@ -386,22 +388,25 @@ impl Consumer {
 pub struct Queue {
     inner: StreamPartitionQueue<Context>,
     topic: Arc<str>,
+    from: i64,
 }
 
 impl Queue {
-    /// The events, one after another; never ends.
+    /// The events, each once and one after another; never ends.
     pub fn events(&self) -> impl Stream<Item = Received> + Send + Unpin + '_ {
-        self.inner.stream().map(|received| match received {
-            Ok(message) => Received::Event(self.event(&message)),
-            Err(error) => match error.rdkafka_error_code() {
-                Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                    Received::OutOfRange
+        let mut order = Order(self.from);
+        self.inner.stream().filter_map(move |received| {
+            let received = match received {
+                Ok(message) if order.has_had(message.offset()) => {
+                    let (topic, partition) = (message.topic(), message.partition());
+                    let offset = message.offset();
+                    tracing::debug!(topic, partition, offset, "librdkafka gave an event twice");
+                    None
                 }
-                Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
-                    Received::Forbidden(error.to_string())
-                }
-                _ => Received::Failed(error.to_string()),
-            },
+                Ok(message) => Some(Received::Event(self.event(&message))),
+                Err(error) => Some(odd(&error)),
+            };
+            std::future::ready(received)
         })
     }
 
@@ -424,6 +429,33 @@ impl Queue {
             value: message.payload().map(Bytes::copy_from_slice),
             headers: headers.unwrap_or_default(),
         }
+    }
+}
+
+fn odd(error: &RdKafkaError) -> Received {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+            Received::OutOfRange
+        }
+        Some(RDKafkaErrorCode::TopicAuthorizationFailed) => Received::Forbidden(error.to_string()),
+        _ => Received::Failed(error.to_string()),
+    }
+}
+
+/// The offset of the next event of a partition, or below.
+///
+/// librdkafka gives an event twice if it pauses its partition, as it does for each
+/// rebalance, between taking the event out of the queue and noting that the
+/// application has it: it fetches from there again when it goes on
+/// (`rd_kafka_fetch_op_app_prepare`, `rd_kafka_toppar_pause_resume`).
+struct Order(i64);
+
+impl Order {
+    /// Whether an event was there before. If not, it was now.
+    fn has_had(&mut self, offset: i64) -> bool {
+        let had = offset < self.0;
+        self.0 = self.0.max(offset + 1);
+        had
     }
 }
 
@@ -513,5 +545,18 @@ impl ConsumerContext for Context {
         };
         // Nobody listens only when the service is going away, with the member.
         let _ = self.changes.send(change);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_twice_is_one_event() {
+        let mut order = Order(5);
+        let given = [4, 5, 6, 6, 7, 9, 8, 9, 10];
+        let events = given.into_iter().filter(|offset| !order.has_had(*offset));
+        assert_eq!(Vec::from_iter(events), [5, 6, 7, 9, 10]);
     }
 }
