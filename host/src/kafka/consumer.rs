@@ -447,7 +447,7 @@ fn odd(error: &RdKafkaError) -> Received {
 /// librdkafka gives an event twice if it pauses its partition, as it does for each
 /// rebalance, between taking the event out of the queue and noting that the
 /// application has it: it fetches from there again when it goes on
-/// (`rd_kafka_fetch_op_app_prepare`, `rd_kafka_toppar_pause_resume`).
+/// ([decision 0021](../../../docs/decisions/0021-each-offset-once.md)).
 struct Order(i64);
 
 impl Order {
