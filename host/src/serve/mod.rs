@@ -269,9 +269,9 @@ impl Addresses {
     }
 }
 
-/// Listens. Connections that were not accepted yet wait in the kernel, as many as it
-/// allows: usually there is room for 128, and who comes then tries again after a
-/// second.
+/// Listens. Connections that are not accepted yet wait in the kernel, as many as it
+/// allows: by default there would be room for 128, and who comes then gets through
+/// a second later.
 async fn bind(address: &str) -> Result<TcpListener, ServeError> {
     let bound = TcpListener::bind(address).await;
     let bound = bound.and_then(|listener| {
